@@ -1,0 +1,1 @@
+"""Streaming autoregressive video diffusion with pluggable anchors."""

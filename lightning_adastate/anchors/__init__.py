@@ -1,0 +1,17 @@
+"""Anchors: what stands in front of the window."""
+
+from lightning_adastate.anchors.adaptive import AdaptiveAnchor
+from lightning_adastate.anchors.base import Anchor
+from lightning_adastate.anchors.ema import EMAAnchor
+from lightning_adastate.anchors.replacement import ReplacementAnchor
+from lightning_adastate.anchors.static import StaticAnchor
+from lightning_adastate.anchors.triangular import TriangularAnchor
+
+__all__ = [
+    "AdaptiveAnchor",
+    "Anchor",
+    "EMAAnchor",
+    "ReplacementAnchor",
+    "StaticAnchor",
+    "TriangularAnchor",
+]

@@ -1,0 +1,6 @@
+"""Backbones: noisy live frames and a read-only window in, velocity out."""
+
+from lightning_adastate.backbones.base import Backbone
+from lightning_adastate.backbones.wan import WanTransformer
+
+__all__ = ["Backbone", "WanTransformer"]

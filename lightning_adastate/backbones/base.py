@@ -1,0 +1,60 @@
+"""The contract of a backbone: noisy live frames and a read-only window in, velocity out."""
+
+# Shapes: L layers, B batch, F frames, S text tokens, C channels, H W latent height / width.
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from lightning_adastate.types import BackboneOutput, LivePositions, TextKV, Window
+
+
+class Backbone(nn.Module, ABC):
+    """Predict velocity. A backbone never writes a cache and holds no stream state."""
+
+    in_channels: int
+    num_layers: int
+    num_heads: int
+    head_dim: int
+    text_dim: int
+
+    @abstractmethod
+    def tokens_per_frame(self, height: int, width: int) -> int:
+        """Return the tokens of one latent frame of ``height x width``."""
+
+    @abstractmethod
+    def token_grid(self, height: int, width: int) -> tuple[int, int]:
+        """Return rows and columns of tokens of one latent frame."""
+
+    @abstractmethod
+    def text_kv(self, text_BSD: Tensor) -> TextKV:
+        """Return cross-attention keys and values of raw text embeddings ``[B, S, D]``, once per prompt."""
+
+    @abstractmethod
+    def forward(
+        self,
+        latents_BFCHW: Tensor,
+        *,
+        timestep_BF: Tensor,
+        text: TextKV,
+        positions: LivePositions | None = None,
+        window: Window | None = None,
+        mask_FF: Tensor | None = None,
+        clean_latents_BFCHW: Tensor | None = None,
+        return_kv: bool = False,
+    ) -> BackboneOutput:
+        """Predict velocity for every frame.
+
+        Args:
+            latents_BFCHW: Noisy frames ``[B, F, C, H, W]``.
+            timestep_BF: Timestep in [0, 1000] of every frame, ``[B, F]``.
+            text: Keys and values of the prompts.
+            positions: Temporal indices of the frames; ``None`` is 0, 1, 2, ...
+            window: Context to attend to (streaming), or ``None``.
+            mask_FF: Frame-level mask of the parallel forward, boolean; ``None`` is bidirectional.
+            clean_latents_BFCHW: Clean frames put before the noisy ones (teacher forcing), at
+                timestep 0 and the same positions; ``mask_FF`` then covers both halves.
+            return_kv: Also return the frames' raw keys and values of all layers.
+        """

@@ -1,0 +1,37 @@
+"""Relativistic cache: time is counted inside the window (Infinity-RoPE, arXiv 2511.20649; AdaState)."""
+
+from __future__ import annotations
+
+from lightning_adastate.caches.base import Cache
+from lightning_adastate.types import Event, LivePositions, Positions, WindowFrames
+
+
+class RelativisticCache(Cache):
+    """Index the window from zero in its order: anchor, live state, cached, live content.
+
+    Once the window is full every chunk sees the same indices, so there is no horizon. With one state
+    frame, three cached and three live frames these are 0 | 1 | 2 3 4 | 5 6 7 (AdaState).
+
+    Args:
+        window_frames: Cached plus live content frames; anchor and state come on top.
+        budget_frames: The same with the anchor included. Give exactly one of both.
+    """
+
+    def positions(self, frames: WindowFrames, event: Event | None) -> Positions:
+        """Return packed indices; a RoPE cut moves the live content alone."""
+        sizes = (
+            len(frames.anchor_births),
+            frames.num_state_frames,
+            len(frames.cached_births),
+            len(frames.live_births),
+        )
+        parts: list[tuple[float, ...]] = []
+        start = 0
+        for size in sizes:
+            parts.append(tuple(range(start, start + size)))
+            start += size
+        anchor, state, cached, live = parts
+        if event is not None and event.live_start is not None:
+            live = tuple(event.live_start + i for i in range(len(live)))
+        both = (*state, *live)
+        return Positions(anchor, cached, LivePositions(both, both))

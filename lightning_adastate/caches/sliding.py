@@ -1,0 +1,28 @@
+"""Sliding cache: every frame keeps the index of its birth (Self-Forcing, arXiv 2506.08009; LongLive)."""
+
+from __future__ import annotations
+
+from lightning_adastate.caches.base import Cache
+from lightning_adastate.types import Event, LivePositions, Positions, WindowFrames
+
+
+class SlidingCache(Cache):
+    """Keep the newest frames at their absolute temporal index.
+
+    Distances to an anchor's frames may grow without bound. Live state frames stand directly in front
+    of the window.
+
+    Args:
+        window_frames: Cached plus live content frames; the anchor comes on top.
+        budget_frames: The same with the anchor included. Give exactly one of both.
+    """
+
+    def positions(self, frames: WindowFrames, event: Event | None) -> Positions:
+        """Return birth indices."""
+        window_start = (*frames.cached_births, *frames.live_births)[0]
+        state = tuple(range(window_start - frames.num_state_frames, window_start))
+        live: tuple[float, ...] = frames.live_births
+        if event is not None and event.live_start is not None:
+            live = tuple(event.live_start + i for i in range(len(live)))
+        both = (*state, *live)
+        return Positions(frames.anchor_births, frames.cached_births, LivePositions(both, both))

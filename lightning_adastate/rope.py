@@ -1,0 +1,79 @@
+"""Rotary position embedding of video tokens at given positions, computed and not looked up."""
+
+# Shapes: B batch, S tokens (frame-major), N heads, D head dim, P = D / 2 rotated pairs.
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+THETA = 10000.0
+"""Base of the frequencies in Wan 2.1."""
+
+
+class RopeTable(NamedTuple):
+    """Cosine and sine of every token's angles, ``[S, 1, P]`` each, in float32."""
+
+    cos_S1P: Tensor
+    sin_S1P: Tensor
+
+    @property
+    def num_tokens(self) -> int:
+        """Count the tokens."""
+        return self.cos_S1P.shape[0]
+
+
+def split_pairs(head_dim: int) -> tuple[int, int, int]:
+    """Return how many of the ``head_dim / 2`` pairs turn with time, height and width (22, 21, 21 of 64).
+
+    Raises:
+        ValueError: If ``head_dim`` is odd.
+    """
+    if head_dim % 2:
+        raise ValueError(f"the head dimension must be even for rotary embedding, got {head_dim}")
+    space = head_dim // 6
+    return head_dim // 2 - 2 * space, space, space
+
+
+@lru_cache(maxsize=64)
+def rope_table(
+    positions: tuple[float, ...], height: int, width: int, head_dim: int, device: torch.device
+) -> RopeTable:
+    """Return the table of frames at temporal ``positions`` over a ``height x width`` grid of tokens.
+
+    Angles are made in float64 and rounded once, so there is no longest video. Tables are memoised:
+    positions repeat from chunk to chunk. Positions should be small: subtract a common integer first.
+    """
+    with torch.inference_mode(False):  # a memoised table must also serve a later training step
+        axes = (
+            torch.tensor(positions, dtype=torch.float64),
+            torch.arange(height, dtype=torch.float64),
+            torch.arange(width, dtype=torch.float64),
+        )
+        parts = []
+        for axis, (index, pairs) in enumerate(zip(axes, split_pairs(head_dim), strict=True)):
+            exponent = torch.arange(pairs, dtype=torch.float64) / max(1, pairs)
+            angle = index[:, None] * THETA**-exponent
+            shape = [1, 1, 1, pairs]
+            shape[axis] = len(index)
+            parts.append(angle.reshape(shape).expand(len(positions), height, width, pairs))
+        angles = torch.cat(parts, dim=-1).flatten(0, 2).unsqueeze(1)
+        return RopeTable(
+            angles.cos().to(device, torch.float32), angles.sin().to(device, torch.float32)
+        )
+
+
+def rotate(x_BSND: Tensor, table: RopeTable) -> Tensor:
+    """Rotate adjacent pairs of the last axis, in float32, and return in the input's dtype.
+
+    Args:
+        x_BSND: Queries or keys ``[..., S, N, D]``.
+        table: Angles of the S tokens.
+    """
+    even, odd = x_BSND.float().unflatten(-1, (-1, 2)).unbind(-1)
+    cos, sin = table
+    turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    return turned.flatten(-2).to(x_BSND.dtype)

@@ -1,0 +1,528 @@
+"""The one loop over chunks: streaming calls it plain, training calls it with an exit step and gradients."""
+
+# Shapes: L layers, B batch, F frames, S tokens, N heads, D head dim, C channels, H W latent height / width.
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from lightning_adastate.anchors.base import Anchor
+from lightning_adastate.backbones.base import Backbone
+from lightning_adastate.caches.base import Cache, split_oldest
+from lightning_adastate.flow import add_noise, velocity_to_x0
+from lightning_adastate.noise import CounterNoise, NoiseKey, NoiseSource, Slot
+from lightning_adastate.rope import RopeTable, rope_table, rotate
+from lightning_adastate.schedules.base import Pass, Schedule
+from lightning_adastate.types import (
+    KV,
+    BackboneOutput,
+    Chunk,
+    Committed,
+    Contents,
+    Event,
+    LivePositions,
+    Positions,
+    StreamState,
+    Window,
+    WindowFrames,
+)
+
+KVGradient = Literal["detach", "straight_through", "state", "all"]
+"""What the cached keys and values pass back to the chunk that made them.
+
+``detach``: nothing (the paper). ``straight_through``: the clean values, the exit pass's gradient (the
+public Self-Forcing code). ``state``: the clean pass keeps its graph for state frames. ``all``: for
+state and content.
+"""
+
+
+class Scratch:
+    """Reusable memory for the rotated window: allocated once, filled once per chunk. Holds no state."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def buffers(self, name: str, like: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Return key and value memory of ``shape``, the same as last time if that fits."""
+        found = self._buffers.get(name)
+        if found is None or found[0].shape != shape or found[0].dtype != like.dtype:
+            found = (like.new_empty(shape), like.new_empty(shape))
+            self._buffers[name] = found
+        return found
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything that is constant during one chunk."""
+
+    contents: Contents
+    kept: tuple[KV, ...]
+    anchor_kv: KV | None
+    positions: Positions
+    num_state: int
+    num_content: int
+
+
+class _ChunkRun:
+    """The passes of one chunk: what they read, their noise, and the calls of the backbone."""
+
+    def __init__(
+        self,
+        streamer: Streamer,
+        state: StreamState,
+        plan: _Plan,
+        noise: NoiseSource | None = None,
+        scratch: Scratch | None = None,
+    ) -> None:
+        self.backbone = streamer.backbone
+        self.state = state
+        self.plan = plan
+        self.noise = streamer.noise if noise is None else noise
+        self.grad = torch.is_grad_enabled()
+        self.scratch = None if self.grad else scratch
+        self.origin = plan.positions.live.key[-1]
+        self.windows: dict[tuple[bool, int | None], Window | None] = {}
+
+    def forward(
+        self, latents_BFCHW: Tensor, how: Pass, free_F: Tensor, kv: bool
+    ) -> BackboneOutput:
+        """Call the backbone on the live frames; frames that are not free are at timestep 0."""
+        assert self.state.text_kv is not None, "a loaded state needs `Streamer.resume`"
+        query, key = self.plan.positions.live
+        return self.backbone(  # type: ignore[no-any-return]
+            latents_BFCHW,
+            timestep_BF=(free_F * how.timestep).expand(latents_BFCHW.shape[0], -1),
+            text=self.state.text_kv,
+            positions=LivePositions(self._relative(query), self._relative(key)),
+            window=self.window(how.reads_anchor, how.reads_window),
+            return_kv=kv,
+        )
+
+    def draw(self, step: int, slot: Slot, num_frames: int) -> Tensor:
+        """Draw the noise of one slot and move it to the stream's device."""
+        state = self.state
+        drawn = self.noise.draw(
+            NoiseKey(state.chunk, step, slot),
+            seed=state.seed,
+            stream_ids=state.stream_ids,
+            shape_FCHW=(num_frames, *state.latent_shape),
+        )
+        return drawn.to(state.texts_PBSD.device, non_blocking=True)
+
+    def draw_live(self, step: int) -> Tensor:
+        """Draw for all live frames, each slot from its own stream of noise."""
+        content = self.draw(step, "content", self.plan.num_content)
+        if not self.plan.num_state:
+            return content
+        return torch.cat([self.draw(step, "state", self.plan.num_state), content], dim=1)
+
+    def first_latents(self, given_BFCHW: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the live frames before the first pass, and 1 for each that is to be denoised."""
+        live = self.draw_live(0)
+        free_F = live.new_ones(live.shape[1])
+        if given_BFCHW is not None:
+            content = live[:, self.plan.num_state :]
+            if given_BFCHW.shape != content.shape:
+                raise ValueError(
+                    f"expected given latents of {tuple(content.shape)}, "
+                    f"got {tuple(given_BFCHW.shape)}"
+                )
+            live = torch.cat([live[:, : self.plan.num_state], given_BFCHW.to(live)], dim=1)
+            free_F[self.plan.num_state :] = 0.0
+        return live, free_F
+
+    def window(self, reads_anchor: bool, reads_window: int | None) -> Window | None:
+        """Gather what a pass reads and rotate it, once per chunk and kind of read."""
+        reads = (reads_anchor, reads_window)
+        if reads not in self.windows:
+            with torch.set_grad_enabled(self.grad):
+                self.windows[reads] = self._gather(reads_anchor, reads_window)
+        return self.windows[reads]
+
+    def _relative(self, index: Sequence[float]) -> tuple[float, ...]:
+        """Subtract the chunk's own index while both are integers, so no index is too large."""
+        return tuple(float(position - self.origin) for position in index)
+
+    def _gather(self, reads_anchor: bool, reads_window: int | None) -> Window | None:
+        parts = list(self.plan.kept)
+        index = self.plan.positions.cached
+        if reads_window is not None:
+            parts = list(split_oldest(parts, len(index) - reads_window).kept)
+            index = index[len(index) - sum(part.num_frames for part in parts) :]
+        if reads_anchor and self.plan.anchor_kv is not None:
+            parts.insert(0, self.plan.anchor_kv)
+            index = (*self.plan.positions.anchor, *index)
+        if not parts:
+            return None
+        sample = parts[0].key_LBFTND
+        layers, batch, _, tokens, heads, head_dim = sample.shape
+        grid = self.backbone.token_grid(*self.state.latent_shape[1:])
+        table = rope_table(self._relative(index), *grid, head_dim, sample.device)
+        if self.scratch is None:
+            whole = KV.cat(parts)
+            key = rotate(whole.key_LBFTND.flatten(2, 3), table)
+            return Window(key, whole.value_LBFTND.flatten(2, 3), table.num_tokens, False)
+        room = (self.plan.num_state + self.plan.num_content) * tokens
+        shape = (layers, batch, table.num_tokens + room, heads, head_dim)
+        key, value = self.scratch.buffers(f"{reads_anchor} {reads_window}", sample, shape)
+        start = 0
+        for part in parts:
+            stop = start + part.num_frames * tokens
+            piece = RopeTable(table.cos_S1P[start:stop], table.sin_S1P[start:stop])
+            key[:, :, start:stop] = rotate(part.key_LBFTND.flatten(2, 3), piece)
+            value[:, :, start:stop] = part.value_LBFTND.flatten(2, 3)
+            start = stop
+        return Window(key, value, start, True)
+
+
+class Streamer(nn.Module):
+    """Compose backbone, anchor, cache and schedule into a stream of chunks.
+
+    State goes in and comes out; nothing about a stream is kept here.
+
+    Args:
+        backbone: Predicts velocity.
+        anchor: Decides what stands in front of the window.
+        cache: Decides which frames stay, and all temporal indices.
+        schedule: Owns chunk size and passes.
+        noise: Source of noise; ``None`` is ``CounterNoise``.
+
+    Raises:
+        ValueError: If the window cannot hold the anchor and a chunk.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        anchor: Anchor,
+        cache: Cache,
+        schedule: Schedule,
+        noise: NoiseSource | None = None,
+    ) -> None:
+        super().__init__()
+        chunk = max(schedule.frames_of(0), schedule.chunk_frames)
+        cache.check(chunk_frames=chunk, anchor_frames=anchor.num_frames)
+        self.backbone = backbone
+        self.anchor = anchor
+        self.cache = cache
+        self.schedule = schedule
+        self.noise = noise if noise is not None else CounterNoise()
+
+    @property
+    def fingerprint(self) -> str:
+        """Name the components a saved stream belongs to, in a short hash."""
+        backbone = self.backbone
+        geometry = (
+            backbone.num_layers,
+            backbone.num_heads,
+            backbone.head_dim,
+            backbone.in_channels,
+        )
+        cache = (type(self.cache).__name__, self.cache.window_frames, self.cache.budget_frames)
+        parts = (
+            repr(self.anchor),
+            cache,
+            repr(self.schedule),
+            geometry,
+            type(self.noise).__name__,
+        )
+        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+
+    # -- a stream's life ------------------------------------------------------------------------
+
+    def start(
+        self,
+        text_BSD: Tensor,
+        *,
+        latent_shape: tuple[int, int, int],
+        seed: int = 0,
+        stream_ids: Sequence[int] | None = None,
+        first_frame: int = 0,
+        timeline: Sequence[Event] = (),
+        later_texts: Sequence[Tensor] = (),
+    ) -> StreamState:
+        """Return the state of a stream that has not produced anything.
+
+        Args:
+            text_BSD: Raw text embeddings of the first prompts, ``[B, S, D]``.
+            latent_shape: ``(C, H, W)`` of a latent frame.
+            seed: Seed of the noise.
+            stream_ids: Identity of every row; ``None`` is 0, 1, 2, ...
+            first_frame: Index of the first latent frame; only absolute positions notice it.
+            timeline: Prompt switches, flushes and cuts.
+            later_texts: Embeddings of the prompts 1, 2, ... of the timeline.
+
+        Raises:
+            ValueError: If a number does not fit the others.
+        """
+        rows = text_BSD.shape[0]
+        ids = tuple(range(rows)) if stream_ids is None else tuple(stream_ids)
+        if len(ids) != rows:
+            raise ValueError(f"expected {rows} stream ids, one per prompt, got {len(ids)}")
+        if latent_shape[0] != self.backbone.in_channels:
+            raise ValueError(
+                f"expected latents of {self.backbone.in_channels} channels, got {latent_shape[0]}"
+            )
+        self.backbone.token_grid(*latent_shape[1:])
+        texts = torch.stack([text_BSD, *later_texts])
+        wanted = [event.prompt for event in timeline if event.prompt is not None]
+        if wanted and max(wanted) >= len(texts):
+            raise ValueError(f"the timeline names prompt {max(wanted)}, got {len(texts)} prompts")
+        state = StreamState(
+            chunk=0,
+            first_frame=first_frame,
+            latent_shape=latent_shape,
+            blocks=(),
+            anchor=self.anchor.empty(),
+            texts_PBSD=texts,
+            prompt=0,
+            seed=seed,
+            stream_ids=ids,
+            timeline=tuple(timeline),
+        )
+        return self.resume(state)
+
+    def resume(self, state: StreamState) -> StreamState:
+        """Return ``state`` with its derived parts made anew: the text keys and values."""
+        return replace(state, text_kv=self.backbone.text_kv(state.texts_PBSD[state.prompt]))
+
+    def prefill(
+        self, state: StreamState, latents_BFCHW: Tensor, *, noise: NoiseSource | None = None
+    ) -> StreamState:
+        """Return the state after given clean frames, committed chunk by chunk as if generated.
+
+        Raises:
+            ValueError: If they are not a whole number of chunks.
+        """
+        start = 0
+        total = latents_BFCHW.shape[1]
+        while start < total:
+            size = self.schedule.frames_of(state.chunk)
+            if start + size > total:
+                raise ValueError(
+                    f"given frames must fill whole chunks: {total - start} are left for a chunk of "
+                    f"{size}"
+                )
+            given = latents_BFCHW[:, start : start + size]
+            state = self.step(state, noise=noise, given_BFCHW=given).state
+            start += size
+        return state
+
+    @torch.no_grad()
+    def stream(
+        self,
+        state: StreamState,
+        num_chunks: int | None = None,
+        *,
+        noise: NoiseSource | None = None,
+    ) -> Iterator[Chunk]:
+        """Yield chunks, endlessly if ``num_chunks`` is ``None``. Memory does not grow."""
+        scratch = Scratch()
+        done = 0
+        while num_chunks is None or done < num_chunks:
+            with torch.no_grad():
+                chunk = self.step(state, noise=noise, scratch=scratch)
+            yield chunk
+            state = chunk.state
+            done += 1
+
+    def rollout(
+        self,
+        state: StreamState,
+        num_chunks: int,
+        *,
+        noise: NoiseSource | None = None,
+        exit_step: int | None = None,
+        kv_gradient: KVGradient = "detach",
+    ) -> tuple[Tensor, StreamState]:
+        """Return the latents of ``num_chunks`` chunks ``[B, F, C, H, W]`` and the state after them.
+
+        With gradients enabled they carry a graph from each chunk's exit pass.
+        """
+        parts = []
+        for _ in range(num_chunks):
+            chunk = self.step(state, noise=noise, exit_step=exit_step, kv_gradient=kv_gradient)
+            parts.append(chunk.latents_BFCHW)
+            state = chunk.state
+        return torch.cat(parts, dim=1), state
+
+    # -- one chunk ------------------------------------------------------------------------------
+
+    def step(
+        self,
+        state: StreamState,
+        *,
+        noise: NoiseSource | None = None,
+        given_BFCHW: Tensor | None = None,
+        exit_step: int | None = None,
+        kv_gradient: KVGradient = "detach",
+        scratch: Scratch | None = None,
+    ) -> Chunk:
+        """Make one chunk: make room, denoise, commit.
+
+        Args:
+            state: The stream so far. Not changed.
+            noise: Replaces the streamer's own source.
+            given_BFCHW: Clean content of this chunk; only what is hidden is then denoised.
+            exit_step: Leave after this denoise pass, whose x0 is the chunk (training). ``None`` is
+                the last. Only this pass gets a graph.
+            kv_gradient: What the cache passes back, where gradients are enabled.
+            scratch: Memory to reuse; ignored where gradients are enabled.
+        """
+        event = next((e for e in state.timeline if e.chunk == state.chunk), None)
+        if event is not None:
+            state = self._open(state, event)
+        plan = self._plan(state, event)
+        run = _ChunkRun(self, state, plan, noise, scratch)
+        x0, free_F = run.first_latents(given_BFCHW)
+        passes = self.schedule.passes(state.chunk)
+        denoise = [how for how in passes if how.kind == "denoise"]
+        if exit_step is not None:
+            denoise = denoise[: exit_step + 1]
+        if given_BFCHW is not None and not plan.num_state:
+            denoise = []
+
+        live, exit_kv = x0, None
+        for index, how in enumerate(denoise):
+            last = index == len(denoise) - 1
+            with torch.set_grad_enabled(run.grad and last):
+                keep = last and (how.commit or (run.grad and kv_gradient == "straight_through"))
+                out = run.forward(live, how, free_F, keep)
+                velocity = out.velocity_BFCHW.to(live.dtype)
+                x0 = velocity_to_x0(velocity, live, (free_F * how.sigma)[None])
+                exit_kv = out.kv
+                if last or how.next_sigma is None:
+                    break
+                sigma_BF = (free_F * how.next_sigma)[None]
+                fresh = x0 + velocity if how.sampler == "euler" else run.draw_live(index + 1)
+                live = add_noise(x0, fresh, sigma_BF)
+
+        kv = exit_kv
+        for how in passes:
+            if how.kind == "commit":
+                kv = self._commit(run, how, x0, exit_kv, kv_gradient)
+        assert kv is not None, "a schedule must commit one pass"
+        return self._close(state, plan, x0, kv, kv_gradient)
+
+    def _open(self, state: StreamState, event: Event) -> StreamState:
+        """Apply an event: drop frames, tell the anchor, switch the prompt, re-encode."""
+        if event.keep_frames is not None:
+            excess = len(state.cached_births) - event.keep_frames
+            state = replace(state, blocks=split_oldest(state.blocks, excess).kept)
+        state = replace(state, anchor=self.anchor.on_event(state.anchor, event))
+        if event.prompt is not None:
+            state = self.resume(replace(state, prompt=event.prompt))
+        if event.recache_frames and state.recent_BFCHW is not None:
+            state = self._recache(state, state.recent_BFCHW[:, -event.recache_frames :])
+        return state
+
+    @torch.no_grad()
+    def _recache(self, state: StreamState, latents_BFCHW: Tensor) -> StreamState:
+        """Re-encode the newest clean frames in one pass behind the anchor; they become the cache."""
+        count = latents_BFCHW.shape[1]
+        births = tuple(range(state.first_frame - count, state.first_frame))
+        plan = self._place(state.anchor, (), births, num_state=0, event=None)
+        run = _ChunkRun(self, state, plan)
+        clean = Pass(0.0, 0.0, "commit", commit=True)
+        out = run.forward(latents_BFCHW, clean, latents_BFCHW.new_zeros(count), True)
+        assert out.kv is not None
+        return replace(state, blocks=(replace(out.kv, births=births),))
+
+    def _plan(self, state: StreamState, event: Event | None) -> _Plan:
+        """Make room, let the anchor absorb what left, and index everything. Once per chunk."""
+        contents = state.anchor
+        num_content = self.schedule.frames_of(state.chunk)
+        room = self.cache.make_room(
+            state.blocks,
+            num_new=num_content,
+            anchor_shown=self.anchor.num_shown(contents),
+            anchor_full=self.anchor.num_frames,
+        )
+        if room.evicted is not None:
+            contents = self.anchor.absorb(contents, room.evicted, room.kept)
+        births = tuple(range(state.first_frame, state.first_frame + num_content))
+        num_state = self.anchor.num_live_frames(contents)
+        return self._place(contents, room.kept, births, num_state=num_state, event=event)
+
+    def _place(
+        self,
+        contents: Contents,
+        kept: tuple[KV, ...],
+        live_births: tuple[int, ...],
+        *,
+        num_state: int,
+        event: Event | None,
+    ) -> _Plan:
+        """Ask the anchor what it shows and the cache where everything stands."""
+        cached_births = tuple(birth for block in kept for birth in block.births)
+        anchor_kv = self.anchor.read(contents, (*cached_births, *live_births)[0])
+        anchor_births = anchor_kv.births if anchor_kv is not None else ()
+        frames = WindowFrames(anchor_births, num_state, cached_births, live_births)
+        positions = self.cache.positions(frames, event)
+        return _Plan(contents, kept, anchor_kv, positions, num_state, len(live_births))
+
+    def _commit(
+        self,
+        run: _ChunkRun,
+        how: Pass,
+        x0_BFCHW: Tensor,
+        exit_kv: KV | None,
+        kv_gradient: KVGradient,
+    ) -> KV:
+        """Run the clean pass and return its keys and values under the chosen gradient rule."""
+        through = run.grad and kv_gradient in ("state", "all")
+        with torch.set_grad_enabled(through):
+            clean = x0_BFCHW if through else x0_BFCHW.detach()
+            if how.input_sigma:
+                step = len(self.schedule.passes(run.state.chunk))
+                clean = add_noise(clean, run.draw_live(step), how.input_sigma)
+            out = run.forward(clean, how, clean.new_ones(clean.shape[1]), True)
+        kv = out.kv
+        assert kv is not None
+        if exit_kv is None:
+            return kv
+        return replace(
+            kv,
+            key_LBFTND=kv.key_LBFTND + (exit_kv.key_LBFTND - exit_kv.key_LBFTND.detach()),
+            value_LBFTND=kv.value_LBFTND + (exit_kv.value_LBFTND - exit_kv.value_LBFTND.detach()),
+        )
+
+    def _close(
+        self, state: StreamState, plan: _Plan, x0_BFCHW: Tensor, kv: KV, kv_gradient: KVGradient
+    ) -> Chunk:
+        """Hand the committed frames to anchor and window, and return the chunk."""
+        count = plan.num_state
+        first, last = state.first_frame, state.first_frame + plan.num_content
+        state_x0, content_x0 = (
+            (x0_BFCHW[:, :count], x0_BFCHW[:, count:]) if count else (None, x0_BFCHW)
+        )
+        state_kv = replace(kv.frames(0, count), births=tuple(range(first, first + count)))
+        content_kv = replace(kv.frames(count), births=tuple(range(first, last)))
+        if kv_gradient == "state":
+            content_kv = content_kv.detach()
+        committed = Committed(
+            content=content_kv,
+            content_latents_BFCHW=content_x0.detach(),
+            state=state_kv if count else None,
+            state_latents_BFCHW=state_x0.detach() if state_x0 is not None else None,
+        )
+        newest = content_x0.detach()
+        recent = (
+            newest if state.recent_BFCHW is None else torch.cat([state.recent_BFCHW, newest], 1)
+        )
+        after = replace(
+            state,
+            chunk=state.chunk + 1,
+            first_frame=last,
+            blocks=(*plan.kept, content_kv),
+            anchor=self.anchor.commit(plan.contents, committed),
+            recent_BFCHW=recent[:, -self.cache.max_frames :],
+        )
+        return Chunk(state.chunk, first, content_x0, state_x0, after)
