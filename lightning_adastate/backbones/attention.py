@@ -21,7 +21,7 @@ def flash_reason() -> str | None:
     The symbol itself is imported: other distributions share the package's name.
     """
     try:
-        from flash_attn import flash_attn_func  # noqa: F401, PLC0415
+        from flash_attn import flash_attn_func  # noqa: F401
     except (ImportError, OSError) as error:
         return f"flash_attn does not import ({error}); install the extra `flash`"
     return None if torch.cuda.is_available() else "there is no CUDA device"
@@ -60,7 +60,7 @@ def attend(
     if backend != "sdpa":
         applies = mask_SK is None and query_BSND.is_cuda and query_BSND.element_size() == 2
         if applies and flash_reason() is None:
-            from flash_attn import flash_attn_func  # noqa: PLC0415
+            from flash_attn import flash_attn_func
 
             result: Tensor = flash_attn_func(query_BSND, key_BKND, value_BKND)
             return result

@@ -34,7 +34,8 @@ class RMSNorm(nn.Module):
         """Return the normalised input in its own dtype."""
         wide = x.float()
         scale = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
-        return (wide * scale).to(x.dtype) * self.weight
+        normed: Tensor = (wide * scale).to(x.dtype) * self.weight
+        return normed
 
 
 class WanAttention(nn.Module):
@@ -66,7 +67,8 @@ class WanAttention(nn.Module):
         return out
 
     def _heads(self, x_BSE: Tensor) -> Tensor:
-        return x_BSE.unflatten(-1, (self.num_heads, -1))
+        heads: Tensor = x_BSE.unflatten(-1, (self.num_heads, -1))
+        return heads
 
 
 class WanBlock(nn.Module):
@@ -186,7 +188,7 @@ class WanTransformer(Backbone):
         self.text_dim = text_dim
         self.text_tokens = text_tokens
         self.freq_dim = freq_dim
-        self.patch_size = tuple(patch_size)
+        self.patch_size = patch_size
         self.checkpoint_activations = checkpoint_activations
         patch = self.patch_size[1] * self.patch_size[2]
         self.patch_embedding = nn.Conv3d(in_channels, dim, self.patch_size, self.patch_size)
@@ -292,12 +294,13 @@ class WanTransformer(Backbone):
 
     def _patchify(self, latents_BFCHW: Tensor) -> Tensor:
         dtype = self.patch_embedding.weight.dtype
-        tokens = self.patch_embedding(latents_BFCHW.transpose(1, 2).to(dtype))
+        tokens: Tensor = self.patch_embedding(latents_BFCHW.transpose(1, 2).to(dtype))
         return tokens.flatten(2).transpose(1, 2)
 
     def _unpatchify(self, patches_BSO: Tensor, frames: int, grid: tuple[int, int]) -> Tensor:
         _, patch_h, patch_w = self.patch_size
-        x = patches_BSO.unflatten(1, (frames, *grid)).unflatten(-1, (patch_h, patch_w, -1))
+        x: Tensor = patches_BSO.unflatten(1, (frames, *grid))
+        x = x.unflatten(-1, (patch_h, patch_w, -1))
         return x.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
 
     def _embed_time(self, timestep_BF: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -331,7 +334,8 @@ def _modulate(x_BSE: Tensor, frames: int, shift_BF1E: Tensor, scale_BF1E: Tensor
 
 def _gate(x_BSE: Tensor, frames: int, gate_BF1E: Tensor) -> Tensor:
     """Multiply the tokens of each frame."""
-    return (x_BSE.unflatten(1, (frames, -1)) * gate_BF1E).flatten(1, 2)
+    framed: Tensor = x_BSE.unflatten(1, (frames, -1))
+    return (framed * gate_BF1E).flatten(1, 2)
 
 
 def _layer(window: Window | None, layer: int) -> tuple[Tensor, Tensor, int, bool] | None:

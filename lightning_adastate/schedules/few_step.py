@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -57,7 +58,7 @@ class FewStepSchedule(Schedule):
         return self._first_passes if chunk_index == 0 else self._passes
 
     def _build(self, steps: Sequence[float], name: str) -> tuple[Pass, ...]:
-        falling = all(a > b for a, b in zip(steps, steps[1:], strict=False))
+        falling = all(a > b for a, b in itertools.pairwise(steps))
         if not steps or not falling or not 0 < steps[-1] <= steps[0] <= NUM_TIMESTEPS:
             raise ValueError(f"`{name}` must fall and lie in (0, 1000], got {list(steps)}")
         timesteps = self.table.warp(steps) if self.warp else [float(step) for step in steps]

@@ -1,0 +1,178 @@
+"""What every stage shares: the components of a stream, wired into a LightningModule."""
+
+# Shapes: B batch, F frames, C channels, H W height / width (of pixels in video_*, of latents elsewhere).
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import TypedDict
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from lightning_adastate.anchors import Anchor
+from lightning_adastate.backbones import Backbone
+from lightning_adastate.caches import Cache
+from lightning_adastate.checkpoints import load_into
+from lightning_adastate.codecs import Codec
+from lightning_adastate.noise import NoiseSource
+from lightning_adastate.schedules import Schedule
+from lightning_adastate.streamer import Streamer
+from lightning_adastate.text import TextEncoder
+from lightning_adastate.types import Chunk, Event, StreamState
+
+FROZEN = ("codec.", "text_encoder.", "teacher.")
+"""Modules that are not saved: their weights come from where the configuration says."""
+
+
+class VideoBatch(TypedDict):
+    """A batch of clips: ``video`` is ``[B, F, 3, H, W]`` in [0, 1]."""
+
+    video: Tensor
+    prompts: list[str]
+
+
+@dataclass(frozen=True)
+class VideoChunk:
+    """One chunk as latents and as pixels ``[B, F, 3, H, W]`` in [0, 1], and the state after it."""
+
+    chunk: Chunk
+    video_BFCHW: Tensor
+    state: StreamState
+
+
+class StreamModule(LightningModule):
+    """Compose backbone, anchor, cache and schedule with a codec and a text encoder.
+
+    Args:
+        backbone: Predicts velocity.
+        anchor: What stands in front of the window.
+        cache: Which frames stay, and all temporal indices.
+        schedule: Chunk size and passes.
+        codec: Latents to pixels and back; frozen.
+        text_encoder: Prompts to embeddings; frozen.
+        noise: Source of the stream's noise; ``None`` is ``CounterNoise``.
+        frame_size: Height and width of the video in pixels.
+        weights: File to initialise the backbone from: a path, or a name shipped with the package.
+        ema_decay: Keep an average of the generator with this decay and generate from it; ``None``
+            keeps none.
+
+    Raises:
+        ValueError: If ``ema_decay`` is outside [0, 1), or the weights do not fit.
+    """
+
+    strict_loading = False
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        anchor: Anchor,
+        cache: Cache,
+        schedule: Schedule,
+        codec: Codec,
+        text_encoder: TextEncoder,
+        noise: NoiseSource | None = None,
+        frame_size: tuple[int, int] = (480, 832),
+        weights: str | None = None,
+        ema_decay: float | None = None,
+    ) -> None:
+        super().__init__()
+        if ema_decay is not None and not 0.0 <= ema_decay < 1.0:
+            raise ValueError(f"`ema_decay` must be in [0, 1), got {ema_decay}")
+        if weights is not None:
+            load_into(backbone, weights)
+        self.generator = Streamer(
+            backbone, anchor=anchor, cache=cache, schedule=schedule, noise=noise
+        )
+        self.ema_decay = ema_decay
+        self.generator_ema = None if ema_decay is None else frozen_copy(self.generator)
+        self.codec = codec.eval().requires_grad_(requires_grad=False)
+        self.text_encoder = text_encoder.eval().requires_grad_(requires_grad=False)
+        self.frame_size = frame_size
+
+    @property
+    def streamer(self) -> Streamer:
+        """Return what generates: the average where there is one, else the generator itself."""
+        return self.generator if self.generator_ema is None else self.generator_ema
+
+    # -- streaming ------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def open_stream(
+        self,
+        prompts: Sequence[str],
+        *,
+        seed: int = 0,
+        stream_ids: Sequence[int] | None = None,
+        start_video_BFCHW: Tensor | None = None,
+        timeline: Sequence[Event] = (),
+        later_prompts: Sequence[Sequence[str]] = (),
+    ) -> StreamState:
+        """Return the state of new streams, one per prompt, in lock-step.
+
+        Args:
+            prompts: The first prompt of each stream.
+            seed: Seed of the noise.
+            stream_ids: Identity of each stream; ``None`` is 0, 1, 2, ...
+            start_video_BFCHW: Pixels the streams continue, ``[B, F, 3, H, W]`` in [0, 1].
+            timeline: Prompt switches, flushes and cuts.
+            later_prompts: Prompts 1, 2, ... of the timeline, one per stream each.
+        """
+        streamer = self.streamer
+        state = streamer.start(
+            self.encode_text(prompts),
+            latent_shape=self.codec.latent_shape(*self.frame_size),
+            seed=seed,
+            stream_ids=stream_ids,
+            timeline=timeline,
+            later_texts=[self.encode_text(later) for later in later_prompts],
+        )
+        state = replace(state, codec=self.codec.empty())
+        if start_video_BFCHW is None:
+            return state
+        latents = self.codec.encode(start_video_BFCHW.to(self.device))
+        _, codec = self.codec.decode(latents, state.codec)
+        return replace(streamer.prefill(state, latents), codec=codec)
+
+    @torch.no_grad()
+    def stream(self, state: StreamState, num_chunks: int | None = None) -> Iterator[VideoChunk]:
+        """Yield decoded chunks, endlessly if ``num_chunks`` is ``None``; memory does not grow."""
+        codec = state.codec
+        for chunk in self.streamer.stream(state, num_chunks):
+            video, codec = self.codec.decode(chunk.latents_BFCHW, codec)
+            yield VideoChunk(chunk, video, replace(chunk.state, codec=codec))
+
+    @torch.no_grad()
+    def encode_text(self, prompts: Sequence[str]) -> Tensor:
+        """Return text embeddings ``[B, S, D]`` on this module's device."""
+        embedded: Tensor = self.text_encoder(list(prompts))
+        return embedded.to(self.device)
+
+    # -- checkpoints ----------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        """Leave frozen modules out of the checkpoint."""
+        weights = checkpoint["state_dict"]
+        assert isinstance(weights, dict)
+        for name in [name for name in weights if name.startswith(FROZEN)]:
+            del weights[name]
+
+    # -- the average ----------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def update_average(self) -> None:
+        """Move the average towards the generator. Called after each generator step."""
+        if self.generator_ema is None or self.ema_decay is None:
+            return
+        pairs = zip(self.generator_ema.parameters(), self.generator.parameters(), strict=True)
+        for average, live in pairs:
+            average.lerp_(live.detach(), 1.0 - self.ema_decay)
+
+
+def frozen_copy(streamer: Streamer) -> Streamer:
+    """Return a copy without gradients."""
+    return copy.deepcopy(streamer).requires_grad_(requires_grad=False).eval()
