@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -147,12 +148,12 @@ def prepare(
 ) -> tuple[StreamState, NoiseSource, int]:
     """Return the stream to start from, the recorded noise, and the number of chunks."""
     noise = tensors["noise"]
-    frames = noise.shape[1]
+    _, frames, channels, height, width = noise.shape
     sizes = streamer.schedule.chunks_of(frames)
     names = [f"text.{i}" for i in range(len(tensors)) if f"text.{i}" in tensors] or ["text"]
     state = streamer.start(
         tensors[names[0]],
-        latent_shape=tuple(noise.shape[2:]),
+        latent_shape=(channels, height, width),
         later_texts=[tensors[name] for name in names[1:]],
         timeline=timeline_of(layout, streamer.anchor.num_frames),
     )
@@ -297,7 +298,7 @@ def _cache_labels(case: str, layout: str | None) -> dict[str, list[str]]:
 def _distance(ours: Tensor, theirs: Tensor) -> float:
     """Return the largest absolute difference; not a number counts as infinite."""
     gap = (ours.double() - theirs.double()).abs().max().item()
-    return gap if gap == gap else float("inf")
+    return math.inf if math.isnan(gap) else gap
 
 
 def main(args: Sequence[str] | None = None) -> int:
