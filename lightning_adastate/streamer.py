@@ -353,6 +353,12 @@ class Streamer(nn.Module):
             state = chunk.state
         return torch.cat(parts, dim=1), state
 
+    def window_of(self, state: StreamState) -> Window | None:
+        """Return what the next chunk's passes read: rotated relative to its last content frame."""
+        return _ChunkRun(self, state, self._plan(state, None)).window(
+            reads_anchor=True, reads_window=None
+        )
+
     # -- one chunk ------------------------------------------------------------------------------
 
     def step(

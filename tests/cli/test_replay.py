@@ -1,0 +1,70 @@
+"""The recorded cases of public code replay within 1e-5, through the configs shipped for them."""
+
+import shutil
+
+import pytest
+from tiny import GOLDEN
+
+from lightning_adastate.cli.replay import main
+
+CONFIGS = GOLDEN.parent.parent / "configs" / "replay"
+WEIGHTS = str(GOLDEN / "weights_seed0.safetensors")
+CASES = {
+    "infer_global": "self_forcing_global",
+    "infer_local6_sink3": "self_forcing_local6_sink3",
+    "infer_first_frame_independent": "self_forcing_first_frame",
+    "adastate_w3_fs1": "adastate",
+    "infinity_rope_a6_s1": "infinity_rope",
+    "infinity_rope_a6_s1_flush_cut": "infinity_rope",
+    "reward_forcing_a9_s3_alpha0.9": "reward_forcing",
+    "rolling_sink_a9": "rolling_sink",
+    "longlive_a12_s3_absolute": "longlive",
+    "longlive_a12_s3_switch_keep_sink": "longlive",
+    "causal_forcing_framewise_local6_s1": "causal_forcing_framewise",
+}
+
+
+def replay(config, case, *overrides):
+    return main(
+        [
+            f"--config={CONFIGS / config}.yaml",
+            f"--weights={WEIGHTS}",
+            f"--case={case}",
+            *overrides,
+        ]
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_public_systems_replay(case, capsys):
+    assert replay(CASES[case], GOLDEN / f"{case}.safetensors") == 0
+    out = capsys.readouterr().out
+    assert "within tolerance" in out
+    if case in {"adastate_w3_fs1", "rolling_sink_a9", "longlive_a12_s3_absolute"}:
+        assert "cache (" in out
+
+
+@pytest.mark.parametrize(
+    ("case", "override"),
+    [
+        ("reward_forcing_a9_s3_alpha0.9", "--model.anchor.decay=0.99"),
+        ("adastate_w3_fs1", "--model.cache.window_frames=7"),
+        ("infer_local6_sink3", "--model.anchor.num_frames=2"),
+        ("rolling_sink_a9", "--model.anchor.bank_frames=5"),
+        ("infinity_rope_a6_s1", "--model.schedule.shift=4.0"),
+    ],
+)
+def test_another_setting_is_noticed(case, override, capsys):
+    assert replay(CASES[case], GOLDEN / f"{case}.safetensors", override) == 1
+    assert "ABOVE tolerance" in capsys.readouterr().out
+
+
+def test_without_its_layout_a_prompt_switch_is_noticed(tmp_path):
+    case = tmp_path / "case.safetensors"
+    shutil.copy(GOLDEN / "longlive_a12_s3_switch_keep_sink.safetensors", case)
+    assert replay("longlive", case) == 1
+
+
+def test_a_case_that_lacks_tensors_is_refused():
+    with pytest.raises(ValueError, match="lacks noise, latents"):
+        replay("adastate", WEIGHTS)
