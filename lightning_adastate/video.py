@@ -1,10 +1,11 @@
-"""Video files in and out (PyAV), and pictures of several videos for people."""
+"""Video files in and out (PyAV): written chunk by chunk, readable while they grow."""
 
 # Shapes: F frames, C colour, H W height / width in pixels. Pixels are floats in [0, 1] or uint8.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -13,11 +14,15 @@ from typing import Literal, NamedTuple
 import av
 import numpy as np
 import torch
-from av.container import InputContainer
+from av.container import InputContainer, OutputContainer
 from av.error import FFmpegError
+from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from torch import Tensor
 from torch.nn.functional import pad
+
+SMALL_PICTURE = 256 * 256
+"""Below this many pixels, starting decoder threads costs more than it saves."""
 
 Quality = Literal["preview", "lossless"]
 
@@ -54,11 +59,11 @@ def watchable_scale(height: int, smallest: int = 192) -> int:
 class VideoWriter:
     """Append frames to an mp4 file that can be watched while it grows.
 
-    Every ``append`` ends a fragment that is flushed to disk (all but the last frame can be read at
-    once); closing makes it an ordinary mp4. Memory does not grow with the length.
+    Every chunk is a fragment that is flushed to disk, so all but the last frames can be read at once;
+    closing makes it an ordinary mp4. Pixels are not kept. The file appears with the first frame.
 
     Args:
-        path: Where to; its folder is made. An existing file is replaced.
+        path: Where to. An existing file is replaced.
         fps: Frames per second.
         scale: Upscale by this first.
         quality: ``preview``: H.264 any player shows (odd sizes are padded by a pixel). ``lossless``:
@@ -66,7 +71,7 @@ class VideoWriter:
         chunk_frames: Frames between key frames; the chunk that is usually appended.
 
     Raises:
-        ValueError: If a number is not positive.
+        ValueError: If a number is not positive, or nothing can be written there.
     """
 
     def __init__(
@@ -90,10 +95,13 @@ class VideoWriter:
         self.chunk_frames = chunk_frames
         self.num_frames = 0
         self._size: tuple[int, int] | None = None
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        options = {"movflags": "hybrid_fragmented", "flush_packets": "1"}
-        self._container = av.open(str(self.path), "w", format="mp4", options=options)
-        self._stream: VideoStream | None = None
+        self._output: tuple[OutputContainer, VideoStream] | None = None
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"video file '{path}' cannot be written: {error.strerror}") from error
+        if self.path.is_dir() or not os.access(self.path.parent, os.W_OK):
+            raise ValueError(f"video file '{path}' cannot be written there")
 
     def append(self, video_FCHW: Tensor) -> None:
         """Write frames ``[F, 3, H, W]``, uint8 or floats in [0, 1].
@@ -106,11 +114,11 @@ class VideoWriter:
         height, width = video_FCHW.shape[2:]
         if self._size is None:
             self._size = (height, width)
-            self._stream = self._open_stream()
+            self._output = self._open_output()
         if self._size != (height, width):
             raise ValueError(f"expected frames of {self._size}, got {(height, width)}")
-        stream = self._stream
-        assert stream is not None
+        assert self._output is not None
+        container, stream = self._output
         frames = upscale(to_uint8(video_FCHW), self.scale)
         spare = (stream.width - frames.shape[3], stream.height - frames.shape[2])
         if any(spare):
@@ -118,17 +126,16 @@ class VideoWriter:
         for picture in frames.permute(0, 2, 3, 1).contiguous().numpy():
             frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
             frame.pts = self.num_frames
-            self._container.mux(stream.encode(frame))
+            container.mux(stream.encode(frame))
             self.num_frames += 1
 
     def close(self) -> None:
-        """Finish the file. Without a single frame, no file is left."""
-        if self._stream is None:
-            self._container.close()
-            self.path.unlink(missing_ok=True)
-            return
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
+        """Finish the file. Closing twice is harmless."""
+        if self._output is not None:
+            container, stream = self._output
+            self._output = None
+            container.mux(stream.encode(None))
+            container.close()
 
     def __enter__(self) -> VideoWriter:
         return self
@@ -141,13 +148,14 @@ class VideoWriter:
     ) -> None:
         self.close()
 
-    def _open_stream(self) -> VideoStream:
+    def _open_output(self) -> tuple[OutputContainer, VideoStream]:
         assert self._size is not None
+        movie = {"movflags": "hybrid_fragmented", "flush_packets": "1"}
+        container = av.open(str(self.path), "w", format="mp4", options=movie)
         lossless = self.quality == "lossless"
-        options = {"preset": "veryfast", "tune": "zerolatency", "qp" if lossless else "crf": "16"}
-        if lossless:
-            options["qp"] = "0"
-        stream = self._container.add_stream(
+        options = {"preset": "veryfast", "tune": "zerolatency"}
+        options |= {"qp": "0"} if lossless else {"crf": "16"}
+        stream = container.add_stream(
             "libx264rgb" if lossless else "libx264", rate=Fraction(self.fps), options=options
         )
         height, width = (side * self.scale for side in self._size)
@@ -155,7 +163,7 @@ class VideoWriter:
         stream.height, stream.width = -(-height // even) * even, -(-width // even) * even
         stream.pix_fmt = "rgb24" if lossless else "yuv420p"
         stream.codec_context.gop_size = self.chunk_frames
-        return stream
+        return container, stream
 
 
 def write_video(
@@ -203,6 +211,7 @@ def read_video(path: str | Path, start: int = 0, num_frames: int | None = None) 
     if start < 0 or (num_frames is not None and num_frames < 1):
         raise ValueError(f"expected start >= 0 and num_frames >= 1, got {start} and {num_frames}")
     pictures: list[np.ndarray] = []
+    converter = VideoReformatter()
     with _open(path) as container:
         stream = _video_stream(container, path)
         rate = stream.average_rate or stream.guessed_rate
@@ -215,7 +224,8 @@ def read_video(path: str | Path, start: int = 0, num_frames: int | None = None) 
             time = count / rate if frame.pts is None else (frame.pts - first) * stream.time_base
             if round(time * rate) < start:
                 continue
-            pictures.append(frame.to_ndarray(format="rgb24"))
+            # One converter for all frames: `to_ndarray(format=...)` would set one up for each.
+            pictures.append(converter.reformat(frame, format="rgb24").to_ndarray())
             if len(pictures) == num_frames:
                 break
     if not pictures or (num_frames is not None and len(pictures) < num_frames):
@@ -235,7 +245,7 @@ def _open(path: str | Path) -> InputContainer:
     try:
         return av.open(str(path))
     except (FFmpegError, OSError) as error:
-        raise ValueError(f"video file '{path}' cannot be read: {error}") from error
+        raise ValueError(f"video file '{path}' cannot be read: {error.strerror}") from error
 
 
 def _video_stream(container: InputContainer, path: str | Path) -> VideoStream:
@@ -245,6 +255,8 @@ def _video_stream(container: InputContainer, path: str | Path) -> VideoStream:
     # A file cut inside its header has a stream without a decoder; touching it kills the process.
     if stream.codec_context is None:
         raise ValueError(f"video file '{path}' is broken: its codec is unknown")
+    if stream.height * stream.width < SMALL_PICTURE:
+        stream.codec_context.thread_count = 1
     return stream
 
 
@@ -256,7 +268,7 @@ def _seek(
         offset = int(start / rate / stream.time_base) + (stream.start_time or 0)
         container.seek(offset, stream=stream, backward=True)
     except FFmpegError as error:
-        raise ValueError(f"video file '{path}' cannot be read: {error}") from error
+        raise ValueError(f"video file '{path}' cannot be read: {error.strerror}") from error
 
 
 def _frames(
@@ -265,4 +277,4 @@ def _frames(
     try:
         yield from container.decode(stream)
     except (FFmpegError, OSError) as error:
-        raise ValueError(f"video file '{path}' is broken: {error}") from error
+        raise ValueError(f"video file '{path}' is broken: {error.strerror}") from error

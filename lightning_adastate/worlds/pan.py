@@ -163,7 +163,9 @@ class PanWorld:
         if num_frames < 1 or not indices:
             raise ValueError(f"expected frames and episodes, got {num_frames} and {len(indices)}")
         rows = [self._draw(seed, index, num_frames) for index in indices]
-        return PanTruth(*(torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True)))
+        return PanTruth(
+            *(torch.from_numpy(np.stack(column)) for column in zip(*rows, strict=True))
+        )
 
     def render(self, truth: PanTruth) -> Tensor:
         """Return the video ``[B, F, 3, H, W]`` in [0, 1] that shows ``truth``."""
