@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -15,19 +15,16 @@ from torch import Tensor, nn
 from lightning_adastate.anchors.base import Anchor
 from lightning_adastate.backbones.base import Backbone
 from lightning_adastate.caches.base import Cache, split_oldest
+from lightning_adastate.chunk_run import ChunkRun, Plan, Scratch
 from lightning_adastate.flow import add_noise, velocity_to_x0
-from lightning_adastate.noise import CounterNoise, NoiseKey, NoiseSource, Slot
-from lightning_adastate.rope import RopeTable, rope_table, rotate
+from lightning_adastate.noise import CounterNoise, NoiseSource
 from lightning_adastate.schedules.base import Pass, Schedule
 from lightning_adastate.types import (
     KV,
-    BackboneOutput,
     Chunk,
     Committed,
     Contents,
     Event,
-    LivePositions,
-    Positions,
     StreamState,
     Window,
     WindowFrames,
@@ -40,145 +37,6 @@ KVGradient = Literal["detach", "straight_through", "state", "all"]
 public Self-Forcing code). ``state``: the clean pass keeps its graph for state frames. ``all``: for
 state and content.
 """
-
-
-class Scratch:
-    """Reusable memory for the rotated window: allocated once, filled once per chunk. Holds no state."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def buffers(self, name: str, like: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Return key and value memory of ``shape``, the same as last time if that fits."""
-        found = self._buffers.get(name)
-        if found is None or found[0].shape != shape or found[0].dtype != like.dtype:
-            found = (like.new_empty(shape), like.new_empty(shape))
-            self._buffers[name] = found
-        return found
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """Everything that is constant during one chunk."""
-
-    contents: Contents
-    kept: tuple[KV, ...]
-    anchor_kv: KV | None
-    positions: Positions
-    num_state: int
-    num_content: int
-
-
-class _ChunkRun:
-    """The passes of one chunk: what they read, their noise, and the calls of the backbone."""
-
-    def __init__(
-        self,
-        streamer: Streamer,
-        state: StreamState,
-        plan: _Plan,
-        noise: NoiseSource | None = None,
-        scratch: Scratch | None = None,
-    ) -> None:
-        self.backbone = streamer.backbone
-        self.state = state
-        self.plan = plan
-        self.noise = streamer.noise if noise is None else noise
-        self.grad = torch.is_grad_enabled()
-        self.scratch = None if self.grad else scratch
-        self.origin = plan.positions.live.key[-1]
-        self.windows: dict[tuple[bool, int | None], Window | None] = {}
-
-    def forward(
-        self, latents_BFCHW: Tensor, how: Pass, free_F: Tensor, kv: bool
-    ) -> BackboneOutput:
-        """Call the backbone on the live frames; frames that are not free are at timestep 0."""
-        assert self.state.text_kv is not None, "a loaded state needs `Streamer.resume`"
-        query, key = self.plan.positions.live
-        return self.backbone(  # type: ignore[no-any-return]
-            latents_BFCHW,
-            timestep_BF=(free_F * how.timestep).expand(latents_BFCHW.shape[0], -1),
-            text=self.state.text_kv,
-            positions=LivePositions(self._relative(query), self._relative(key)),
-            window=self.window(how.reads_anchor, how.reads_window),
-            return_kv=kv,
-        )
-
-    def draw(self, step: int, slot: Slot, num_frames: int) -> Tensor:
-        """Draw the noise of one slot and move it to the stream's device."""
-        state = self.state
-        drawn = self.noise.draw(
-            NoiseKey(state.chunk, step, slot),
-            seed=state.seed,
-            stream_ids=state.stream_ids,
-            shape_FCHW=(num_frames, *state.latent_shape),
-        )
-        return drawn.to(state.texts_PBSD.device, non_blocking=True)
-
-    def draw_live(self, step: int) -> Tensor:
-        """Draw for all live frames, each slot from its own stream of noise."""
-        content = self.draw(step, "content", self.plan.num_content)
-        if not self.plan.num_state:
-            return content
-        return torch.cat([self.draw(step, "state", self.plan.num_state), content], dim=1)
-
-    def first_latents(self, given_BFCHW: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the live frames before the first pass, and 1 for each that is to be denoised."""
-        live = self.draw_live(0)
-        free_F = live.new_ones(live.shape[1])
-        if given_BFCHW is not None:
-            content = live[:, self.plan.num_state :]
-            if given_BFCHW.shape != content.shape:
-                raise ValueError(
-                    f"expected given latents of {tuple(content.shape)}, "
-                    f"got {tuple(given_BFCHW.shape)}"
-                )
-            live = torch.cat([live[:, : self.plan.num_state], given_BFCHW.to(live)], dim=1)
-            free_F[self.plan.num_state :] = 0.0
-        return live, free_F
-
-    def window(self, reads_anchor: bool, reads_window: int | None) -> Window | None:
-        """Gather what a pass reads and rotate it, once per chunk and kind of read."""
-        reads = (reads_anchor, reads_window)
-        if reads not in self.windows:
-            with torch.set_grad_enabled(self.grad):
-                self.windows[reads] = self._gather(reads_anchor, reads_window)
-        return self.windows[reads]
-
-    def _relative(self, index: Sequence[float]) -> tuple[float, ...]:
-        """Subtract the chunk's own index while both are integers, so no index is too large."""
-        return tuple(float(position - self.origin) for position in index)
-
-    def _gather(self, reads_anchor: bool, reads_window: int | None) -> Window | None:
-        parts = list(self.plan.kept)
-        index = self.plan.positions.cached
-        if reads_window is not None:
-            parts = list(split_oldest(parts, len(index) - reads_window).kept)
-            index = index[len(index) - sum(part.num_frames for part in parts) :]
-        if reads_anchor and self.plan.anchor_kv is not None:
-            parts.insert(0, self.plan.anchor_kv)
-            index = (*self.plan.positions.anchor, *index)
-        if not parts:
-            return None
-        sample = parts[0].key_LBFTND
-        layers, batch, _, tokens, heads, head_dim = sample.shape
-        grid = self.backbone.token_grid(*self.state.latent_shape[1:])
-        table = rope_table(self._relative(index), *grid, head_dim, sample.device)
-        if self.scratch is None:
-            whole = KV.cat(parts)
-            key = rotate(whole.key_LBFTND.flatten(2, 3), table)
-            return Window(key, whole.value_LBFTND.flatten(2, 3), table.num_tokens, False)
-        room = (self.plan.num_state + self.plan.num_content) * tokens
-        shape = (layers, batch, table.num_tokens + room, heads, head_dim)
-        key, value = self.scratch.buffers(f"{reads_anchor} {reads_window}", sample, shape)
-        start = 0
-        for part in parts:
-            stop = start + part.num_frames * tokens
-            piece = RopeTable(table.cos_S1P[start:stop], table.sin_S1P[start:stop])
-            key[:, :, start:stop] = rotate(part.key_LBFTND.flatten(2, 3), piece)
-            value[:, :, start:stop] = part.value_LBFTND.flatten(2, 3)
-            start = stop
-        return Window(key, value, start, True)
 
 
 class Streamer(nn.Module):
@@ -355,7 +213,7 @@ class Streamer(nn.Module):
 
     def window_of(self, state: StreamState) -> Window | None:
         """Return what the next chunk's passes read: rotated relative to its last content frame."""
-        return _ChunkRun(self, state, self._plan(state, None)).window(
+        return self._run(state, self._plan(state, None)).window(
             reads_anchor=True, reads_window=None
         )
 
@@ -386,7 +244,7 @@ class Streamer(nn.Module):
         if event is not None:
             state = self._open(state, event)
         plan = self._plan(state, event)
-        run = _ChunkRun(self, state, plan, noise, scratch)
+        run = self._run(state, plan, noise, scratch)
         x0, free_F = run.first_latents(given_BFCHW)
         passes = self.schedule.passes(state.chunk)
         denoise = [how for how in passes if how.kind == "denoise"]
@@ -400,7 +258,13 @@ class Streamer(nn.Module):
             last = index == len(denoise) - 1
             with torch.set_grad_enabled(run.grad and last):
                 keep = last and (how.commit or (run.grad and kv_gradient == "straight_through"))
-                out = run.forward(live, how, free_F, keep)
+                out = run.forward(
+                    live,
+                    (free_F * how.timestep)[None],
+                    return_kv=keep,
+                    reads_anchor=how.reads_anchor,
+                    reads_window=how.reads_window,
+                )
                 velocity = out.velocity_BFCHW.to(live.dtype)
                 x0 = velocity_to_x0(velocity, live, (free_F * how.sigma)[None])
                 exit_kv = out.kv
@@ -416,6 +280,63 @@ class Streamer(nn.Module):
                 kv = self._commit(run, how, x0, exit_kv, kv_gradient)
         assert kv is not None, "a schedule must commit one pass"
         return self._close(state, plan, x0, kv, kv_gradient)
+
+    def teach(
+        self,
+        state: StreamState,
+        clean_BFCHW: Tensor,
+        *,
+        timestep_B: Tensor,
+        sigma_B: Tensor,
+        state_BFCHW: Tensor | None = None,
+        noise: NoiseSource | None = None,
+    ) -> tuple[Tensor, Tensor, Chunk]:
+        """Make one chunk from known frames: one pass on them noised, then the clean pass.
+
+        This is teacher forcing through the streaming window: eviction, anchor and positions are
+        those of streaming, and gradients reach the cache (``kv_gradient`` "all").
+
+        Args:
+            state: The stream so far.
+            clean_BFCHW: The chunk's clean content ``[B, F, C, H, W]``.
+            timestep_B: Timestep of each row's noised pass.
+            sigma_B: Its noise level.
+            state_BFCHW: Clean frames that play the hidden state; needed where ``num_live_frames`` is
+                not zero.
+            noise: Replaces the streamer's own source.
+
+        Returns:
+            Predicted and true velocity of the live frames, state frames first, and the chunk.
+
+        Raises:
+            ValueError: If the state frames do not fit the anchor.
+        """
+        plan = self._plan(state, None)
+        run = self._run(state, plan, noise)
+        given = 0 if state_BFCHW is None else state_BFCHW.shape[1]
+        if given != plan.num_state:
+            raise ValueError(f"expected {plan.num_state} state frames, got {given}")
+        live = clean_BFCHW if state_BFCHW is None else torch.cat([state_BFCHW, clean_BFCHW], 1)
+        fresh = run.draw_live(0)
+        timestep_BF = timestep_B[:, None].expand(-1, live.shape[1])
+        out = run.forward(add_noise(live, fresh, sigma_B), timestep_BF, return_kv=False)
+        kv = run.forward(live, torch.zeros_like(timestep_BF), return_kv=True).kv
+        assert kv is not None
+        return out.velocity_BFCHW, fresh - live, self._close(state, plan, live, kv, "all")
+
+    def live_state_frames(self, state: StreamState) -> int:
+        """Return how many hidden frames the next chunk denoises beside its content."""
+        return self._plan(state, None).num_state
+
+    def _run(
+        self,
+        state: StreamState,
+        plan: Plan,
+        noise: NoiseSource | None = None,
+        scratch: Scratch | None = None,
+    ) -> ChunkRun:
+        source = self.noise if noise is None else noise
+        return ChunkRun(self.backbone, state, plan, source, scratch)
 
     def _open(self, state: StreamState, event: Event) -> StreamState:
         """Apply an event: drop frames, tell the anchor, switch the prompt, re-encode."""
@@ -435,13 +356,12 @@ class Streamer(nn.Module):
         count = latents_BFCHW.shape[1]
         births = tuple(range(state.first_frame - count, state.first_frame))
         plan = self._place(state.anchor, (), births, num_state=0, event=None)
-        run = _ChunkRun(self, state, plan)
-        clean = Pass(0.0, 0.0, "commit", commit=True)
-        out = run.forward(latents_BFCHW, clean, latents_BFCHW.new_zeros(count), True)
+        run = self._run(state, plan)
+        out = run.forward(latents_BFCHW, latents_BFCHW.new_zeros(1, count), return_kv=True)
         assert out.kv is not None
         return replace(state, blocks=(replace(out.kv, births=births),))
 
-    def _plan(self, state: StreamState, event: Event | None) -> _Plan:
+    def _plan(self, state: StreamState, event: Event | None) -> Plan:
         """Make room, let the anchor absorb what left, and index everything. Once per chunk."""
         contents = state.anchor
         num_content = self.schedule.frames_of(state.chunk)
@@ -465,18 +385,18 @@ class Streamer(nn.Module):
         *,
         num_state: int,
         event: Event | None,
-    ) -> _Plan:
+    ) -> Plan:
         """Ask the anchor what it shows and the cache where everything stands."""
         cached_births = tuple(birth for block in kept for birth in block.births)
         anchor_kv = self.anchor.read(contents, (*cached_births, *live_births)[0])
         anchor_births = anchor_kv.births if anchor_kv is not None else ()
         frames = WindowFrames(anchor_births, num_state, cached_births, live_births)
         positions = self.cache.positions(frames, event)
-        return _Plan(contents, kept, anchor_kv, positions, num_state, len(live_births))
+        return Plan(contents, kept, anchor_kv, positions, num_state, len(live_births))
 
     def _commit(
         self,
-        run: _ChunkRun,
+        run: ChunkRun,
         how: Pass,
         x0_BFCHW: Tensor,
         exit_kv: KV | None,
@@ -489,7 +409,13 @@ class Streamer(nn.Module):
             if how.input_sigma:
                 step = len(self.schedule.passes(run.state.chunk))
                 clean = add_noise(clean, run.draw_live(step), how.input_sigma)
-            out = run.forward(clean, how, clean.new_ones(clean.shape[1]), True)
+            out = run.forward(
+                clean,
+                clean.new_full((1, clean.shape[1]), how.timestep),
+                return_kv=True,
+                reads_anchor=how.reads_anchor,
+                reads_window=how.reads_window,
+            )
         kv = out.kv
         assert kv is not None
         if exit_kv is None:
@@ -501,7 +427,7 @@ class Streamer(nn.Module):
         )
 
     def _close(
-        self, state: StreamState, plan: _Plan, x0_BFCHW: Tensor, kv: KV, kv_gradient: KVGradient
+        self, state: StreamState, plan: Plan, x0_BFCHW: Tensor, kv: KV, kv_gradient: KVGradient
     ) -> Chunk:
         """Hand the committed frames to anchor and window, and return the chunk."""
         count = plan.num_state
@@ -532,3 +458,6 @@ class Streamer(nn.Module):
             recent_BFCHW=recent[:, -self.cache.max_frames :],
         )
         return Chunk(state.chunk, first, content_x0, state_x0, after)
+
+
+__all__ = ["KVGradient", "Scratch", "Streamer"]

@@ -20,6 +20,7 @@ from av.video.reformatter import VideoReformatter
 from av.video.stream import VideoStream
 from torch import Tensor
 from torch.nn.functional import pad
+from typing_extensions import Self
 
 SMALL_PICTURE = 256 * 256
 """Below this many pixels, starting decoder threads costs more than it saves."""
@@ -137,7 +138,7 @@ class VideoWriter:
             container.mux(stream.encode(None))
             container.close()
 
-    def __enter__(self) -> VideoWriter:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(

@@ -13,7 +13,7 @@ from torch.utils.data.distributed import DistributedSampler
 class Draw(NamedTuple):
     """Which video, and a random number from which its dataset derives all other choices."""
 
-    index: int
+    video: int
     number: int
 
 
@@ -42,7 +42,7 @@ class ClipSampler(DistributedSampler[Draw]):
         shuffle: bool = True,
     ) -> None:
         super().__init__(
-            dataset,  # type: ignore[arg-type]
+            dataset,
             num_replicas=num_replicas,
             rank=rank,
             shuffle=shuffle,

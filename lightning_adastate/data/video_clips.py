@@ -106,12 +106,12 @@ class VideoClips(Dataset[Clip]):
 
     def __getitem__(self, draw: Draw) -> Clip:
         """Return the clip; number 0 is the start of the video."""
-        source = self.sources[draw.index]
+        source = self.sources[draw.video]
         start = draw.number % (source.num_frames - self.clip_frames + 1)
         if self.kept is None:
             video = read_video(source.path, start, self.clip_frames)
         else:
-            video = self.kept[draw.index][start : start + self.clip_frames]
+            video = self.kept[draw.video][start : start + self.clip_frames]
         return Clip(video, source.prompt)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 
 import torch
@@ -124,14 +125,16 @@ class VideoFolderData(LightningDataModule):
             seed=self.seed,
             shuffle=shuffle,
         )
-        return StatefulDataLoader(
-            clips,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            drop_last=shuffle,
-            collate_fn=collate,
-            num_workers=self.num_workers,
-            persistent_workers=self.num_workers > 0,
-            # Its own generator: a loader without one draws its workers' seed from the global state.
-            generator=self._generator(),
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*set_vital")  # torchdata 0.11, torch 2.13
+            return StatefulDataLoader(
+                clips,
+                batch_size=self.batch_size,
+                sampler=sampler,
+                drop_last=shuffle,
+                collate_fn=collate,
+                num_workers=self.num_workers,
+                persistent_workers=self.num_workers > 0,
+                # A loader without its own generator draws from the global random state.
+                generator=self._generator(),
+            )

@@ -47,7 +47,7 @@ class VocabularyEncoder(TextEncoder):
     def forward(self, prompts: Sequence[str]) -> Tensor:
         """Return ``[B, S, D]`` float32 on the CPU, zeros behind each prompt's end."""
         if isinstance(prompts, str):
-            raise ValueError(f"expected a list of prompts, got the string {prompts!r}")
+            raise TypeError(f"expected a list of prompts, got the string {prompts!r}")
         text_BSD = torch.zeros(len(prompts), self.max_tokens, self.text_dim)
         for row, prompt in enumerate(prompts):
             words = re.findall(r"\w+", prompt.lower())

@@ -1,0 +1,164 @@
+"""The passes of one chunk: what they read, their noise, and the calls of the backbone."""
+
+# Shapes: L layers, B batch, F frames, S tokens, N heads, D head dim, C channels, H W latent height / width.
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from lightning_adastate.backbones.base import Backbone
+from lightning_adastate.caches.base import split_oldest
+from lightning_adastate.noise import NoiseKey, NoiseSource, Slot
+from lightning_adastate.rope import RopeTable, rope_table, rotate
+from lightning_adastate.types import (
+    KV,
+    BackboneOutput,
+    Contents,
+    LivePositions,
+    Positions,
+    StreamState,
+    Window,
+)
+
+
+class Scratch:
+    """Reusable memory for the rotated window: allocated once, filled once per chunk. Holds no state."""
+
+    def __init__(self) -> None:
+        self._buffers: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def buffers(self, name: str, like: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        """Return key and value memory of ``shape``, the same as last time if that fits."""
+        found = self._buffers.get(name)
+        if found is None or found[0].shape != shape or found[0].dtype != like.dtype:
+            found = (like.new_empty(shape), like.new_empty(shape))
+            self._buffers[name] = found
+        return found
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that is constant during one chunk."""
+
+    contents: Contents
+    kept: tuple[KV, ...]
+    anchor_kv: KV | None
+    positions: Positions
+    num_state: int
+    num_content: int
+
+
+class ChunkRun:
+    """The passes of one chunk: what they read, their noise, and the calls of the backbone."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        state: StreamState,
+        plan: Plan,
+        noise: NoiseSource,
+        scratch: Scratch | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.state = state
+        self.plan = plan
+        self.noise = noise
+        self.grad = torch.is_grad_enabled()
+        self.scratch = None if self.grad else scratch
+        self.origin = plan.positions.live.key[-1]
+        self.windows: dict[tuple[bool, int | None], Window | None] = {}
+
+    def forward(
+        self, latents_BFCHW: Tensor, how: Pass, free_F: Tensor, kv: bool
+    ) -> BackboneOutput:
+        """Call the backbone on the live frames; frames that are not free are at timestep 0."""
+        assert self.state.text_kv is not None, "a loaded state needs `Streamer.resume`"
+        query, key = self.plan.positions.live
+        return self.backbone(  # type: ignore[no-any-return]
+            latents_BFCHW,
+            timestep_BF=timestep_BF.expand(latents_BFCHW.shape[0], -1),
+            text=self.state.text_kv,
+            positions=LivePositions(self._relative(query), self._relative(key)),
+            window=self.window(reads_anchor, reads_window),
+            return_kv=return_kv,
+        )
+
+    def draw(self, step: int, slot: Slot, num_frames: int) -> Tensor:
+        """Draw the noise of one slot and move it to the stream's device."""
+        state = self.state
+        drawn = self.noise.draw(
+            NoiseKey(state.chunk, step, slot),
+            seed=state.seed,
+            stream_ids=state.stream_ids,
+            shape_FCHW=(num_frames, *state.latent_shape),
+        )
+        return drawn.to(state.texts_PBSD.device, non_blocking=True)
+
+    def draw_live(self, step: int) -> Tensor:
+        """Draw for all live frames, each slot from its own stream of noise."""
+        content = self.draw(step, "content", self.plan.num_content)
+        if not self.plan.num_state:
+            return content
+        return torch.cat([self.draw(step, "state", self.plan.num_state), content], dim=1)
+
+    def first_latents(self, given_BFCHW: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the live frames before the first pass, and 1 for each that is to be denoised."""
+        live = self.draw_live(0)
+        free_F = live.new_ones(live.shape[1])
+        if given_BFCHW is not None:
+            content = live[:, self.plan.num_state :]
+            if given_BFCHW.shape != content.shape:
+                raise ValueError(
+                    f"expected given latents of {tuple(content.shape)}, "
+                    f"got {tuple(given_BFCHW.shape)}"
+                )
+            live = torch.cat([live[:, : self.plan.num_state], given_BFCHW.to(live)], dim=1)
+            free_F[self.plan.num_state :] = 0.0
+        return live, free_F
+
+    def window(self, reads_anchor: bool, reads_window: int | None) -> Window | None:
+        """Gather what a pass reads and rotate it, once per chunk and kind of read."""
+        reads = (reads_anchor, reads_window)
+        if reads not in self.windows:
+            with torch.set_grad_enabled(self.grad):
+                self.windows[reads] = self._gather(reads_anchor, reads_window)
+        return self.windows[reads]
+
+    def _relative(self, index: Sequence[float]) -> tuple[float, ...]:
+        """Subtract the chunk's own index while both are integers, so no index is too large."""
+        return tuple(float(position - self.origin) for position in index)
+
+    def _gather(self, reads_anchor: bool, reads_window: int | None) -> Window | None:
+        parts = list(self.plan.kept)
+        index = self.plan.positions.cached
+        if reads_window is not None:
+            parts = list(split_oldest(parts, len(index) - reads_window).kept)
+            index = index[len(index) - sum(part.num_frames for part in parts) :]
+        if reads_anchor and self.plan.anchor_kv is not None:
+            parts.insert(0, self.plan.anchor_kv)
+            index = (*self.plan.positions.anchor, *index)
+        if not parts:
+            return None
+        sample = parts[0].key_LBFTND
+        layers, batch, _, tokens, heads, head_dim = sample.shape
+        grid = self.backbone.token_grid(*self.state.latent_shape[1:])
+        table = rope_table(self._relative(index), *grid, head_dim, sample.device)
+        if self.scratch is None:
+            whole = KV.cat(parts)
+            key = rotate(whole.key_LBFTND.flatten(2, 3), table)
+            return Window(key, whole.value_LBFTND.flatten(2, 3), table.num_tokens, False)
+        room = (self.plan.num_state + self.plan.num_content) * tokens
+        shape = (layers, batch, table.num_tokens + room, heads, head_dim)
+        key, value = self.scratch.buffers(f"{reads_anchor} {reads_window}", sample, shape)
+        start = 0
+        for part in parts:
+            stop = start + part.num_frames * tokens
+            piece = RopeTable(table.cos_S1P[start:stop], table.sin_S1P[start:stop])
+            key[:, :, start:stop] = rotate(part.key_LBFTND.flatten(2, 3), piece)
+            value[:, :, start:stop] = part.value_LBFTND.flatten(2, 3)
+            start = stop
+        return Window(key, value, start, True)

@@ -1,0 +1,67 @@
+"""Shipped configurations by name: ``toy/adastate``, ``anchors/ema.yaml``. A local file of that name wins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+PACKAGE = Path(__file__).parent.parent
+
+CONFIG_OPTIONS = ("-c", "--config")
+"""Options whose value is a configuration file."""
+
+COMPONENT_PREFIXES = ("--model", "--data", "--trainer")
+"""Options whose value may be a component's file."""
+
+
+def config_root() -> Path:
+    """Return the folder of the shipped configurations: in an installed package, else in a checkout."""
+    installed = PACKAGE / "configs"
+    return installed if installed.is_dir() else PACKAGE.parent / "configs"
+
+
+def find_config(name: str) -> Path | None:
+    """Return the file meant by ``name``, with or without ``.yaml``; ``None`` if there is none."""
+    if not name or "\n" in name:
+        return None
+    for place in (Path(), config_root()):
+        for candidate in (place / name, place / f"{name}.yaml"):
+            if candidate.is_file():
+                return candidate
+    return None
+
+
+def resolve_arguments(args: Sequence[str]) -> list[str]:
+    """Return the arguments with names of shipped configurations replaced by their paths.
+
+    Values that name no file are left as they are, for the parser to judge.
+    """
+    resolved: list[str] = []
+    option = ""
+    for arg in args:
+        if arg.startswith("-"):
+            option, equals, value = arg.partition("=")
+            resolved.append(f"{option}={_resolve(option, value)}" if equals else arg)
+            option = "" if equals else option
+        else:
+            resolved.append(_resolve(option, arg))
+            option = ""
+    return resolved
+
+
+def _resolve(option: str, value: str) -> str:
+    if option in CONFIG_OPTIONS:
+        found = find_config(value)
+    elif option.startswith(COMPONENT_PREFIXES) and ("/" in value or value.endswith(".yaml")):
+        found = find_config(value)
+        found = found if found is not None and _is_component(found) else None
+    else:
+        return value
+    return value if found is None else str(found)
+
+
+def _is_component(path: Path) -> bool:
+    """Tell a component's file (``class_path`` at its top) from a recipe and from anything else."""
+    if path.suffix != ".yaml":
+        return False
+    return any(line.startswith("class_path:") for line in path.read_text().splitlines())
