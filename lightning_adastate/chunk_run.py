@@ -73,9 +73,23 @@ class ChunkRun:
         self.windows: dict[tuple[bool, int | None], Window | None] = {}
 
     def forward(
-        self, latents_BFCHW: Tensor, how: Pass, free_F: Tensor, kv: bool
+        self,
+        latents_BFCHW: Tensor,
+        timestep_BF: Tensor,
+        *,
+        return_kv: bool,
+        reads_anchor: bool = True,
+        reads_window: int | None = None,
     ) -> BackboneOutput:
-        """Call the backbone on the live frames; frames that are not free are at timestep 0."""
+        """Call the backbone on the live frames, state frames first.
+
+        Args:
+            latents_BFCHW: The live frames ``[B, F, C, H, W]``.
+            timestep_BF: Timestep of each, ``[B or 1, F]``.
+            return_kv: Also return their raw keys and values.
+            reads_anchor: Whether the pass sees the anchor.
+            reads_window: How many of the newest cached frames it sees; ``None`` is all.
+        """
         assert self.state.text_kv is not None, "a loaded state needs `Streamer.resume`"
         query, key = self.plan.positions.live
         return self.backbone(  # type: ignore[no-any-return]
