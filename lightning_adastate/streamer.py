@@ -26,7 +26,6 @@ from lightning_adastate.types import (
     Contents,
     Event,
     StreamState,
-    Window,
     WindowFrames,
 )
 
@@ -210,12 +209,6 @@ class Streamer(nn.Module):
             parts.append(chunk.latents_BFCHW)
             state = chunk.state
         return torch.cat(parts, dim=1), state
-
-    def window_of(self, state: StreamState) -> Window | None:
-        """Return what the next chunk's passes read: rotated relative to its last content frame."""
-        return self._run(state, self._plan(state, None)).window(
-            reads_anchor=True, reads_window=None
-        )
 
     # -- one chunk ------------------------------------------------------------------------------
 

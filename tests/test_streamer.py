@@ -15,6 +15,8 @@ from lightning_adastate.anchors import (
 )
 from lightning_adastate.backbones.masks import teacher_forcing_mask
 from lightning_adastate.caches import RelativisticCache, SlidingCache
+from lightning_adastate.flow import add_noise
+from lightning_adastate.noise import NoiseKey, RecordedNoise
 from lightning_adastate.streamer import Scratch
 from lightning_adastate.types import Event
 
@@ -109,30 +111,53 @@ def test_cached_passes_equal_the_parallel_teacher_forcing_forward():
     backbone = golden_backbone()
     model = streamer(StaticAnchor(0), SlidingCache(budget_frames=21), backbone=backbone)
     generator = torch.Generator().manual_seed(3)
-    clean, noisy = (torch.randn(1, 9, *LATENT, generator=generator) for _ in range(2))
-    time = torch.tensor([900.0, 400.0, 50.0]).repeat_interleave(3)[None]
+    clean, noise = (torch.randn(1, 9, *LATENT, generator=generator) for _ in range(2))
+    levels = torch.tensor([[0.9, 0.4, 0.05]])
+    sigma = levels.repeat_interleave(3, dim=1)
     raw = text()
-    parallel = backbone(
-        noisy,
-        timestep_BF=time,
+    expected = backbone(
+        add_noise(clean, noise, sigma),
+        timestep_BF=1000 * sigma,
         text=backbone.text_kv(raw),
         mask_FF=teacher_forcing_mask((3, 3, 3)),
         clean_latents_BFCHW=clean,
     ).velocity_BFCHW
     state = model.start(raw, latent_shape=LATENT)
+    losses = []
     for chunk in range(3):
         part = slice(3 * chunk, 3 * chunk + 3)
-        plan = model._plan(state, None)
-        live = plan.positions.live
-        out = backbone(
-            noisy[:, part],
-            timestep_BF=time[:, part],
-            text=state.text_kv,
-            positions=type(live)(*(tuple(p - live.key[-1] for p in side) for side in live)),
-            window=model.window_of(state),
+        predicted, target, done = model.teach(
+            state,
+            clean[:, part],
+            timestep_B=1000 * levels[:, chunk],
+            sigma_B=levels[:, chunk],
+            noise=RecordedNoise({NoiseKey(chunk, 0, "content"): noise[:, part]}),
         )
-        torch.testing.assert_close(out.velocity_BFCHW, parallel[:, part], atol=1e-5, rtol=0)
-        state = model.prefill(state, clean[:, part])
+        torch.testing.assert_close(predicted, expected[:, part], atol=1e-5, rtol=0)
+        torch.testing.assert_close(target, noise[:, part] - clean[:, part])
+        losses.append((predicted - target).square().sum())
+        state = done.state
+    (expected - (noise - clean)).square().sum().backward()
+    parallel = [parameter.grad.clone() for parameter in backbone.parameters()]
+    backbone.zero_grad()
+    sum(losses).backward()
+    for ours, theirs in zip((p.grad for p in backbone.parameters()), parallel, strict=True):
+        torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
+
+
+def test_teaching_a_hidden_state_needs_its_frames():
+    model = streamer()
+    state = model.prefill(begin(model), torch.randn(1, 6, *LATENT))
+    content, level = torch.randn(1, 3, *LATENT), torch.tensor([0.5])
+    with pytest.raises(ValueError, match="expected 1 state frames, got 0"):
+        model.teach(state, content, timestep_B=1000 * level, sigma_B=level)
+    lagged = torch.randn(1, 1, *LATENT)
+    predicted, _, chunk = model.teach(
+        state, content, timestep_B=1000 * level, sigma_B=level, state_BFCHW=lagged
+    )
+    assert predicted.shape[1] == 4
+    assert torch.equal(chunk.state_latents_BFCHW, lagged)
+    assert chunk.state.anchor["state"].key_LBFTND.requires_grad
 
 
 @pytest.mark.parametrize("start", [10**6, 2**40])
