@@ -1,16 +1,173 @@
-"""Errors as one sentence, and a parser that gives them."""
+"""A parser's or a component's complaint as one sentence that names the value and the remedy."""
 
 from __future__ import annotations
 
-import contextlib
 import difflib
+import importlib
 import inspect
-import os
 import re
-import sys
 import typing
-from collections.abc import Iterator, Sequence
-from typing import IO, NoReturn
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-import jsonargparse._typehints as typehints
-from jsonargparse import ArgumentParser, Namespace
+KEY = re.compile(r'(?:- )?Parser key "([^"]+)"(?: element \d+)?:\s*(.*)')
+CLASS = re.compile(r"(?:- )?Problem with given class_path '([^']+)':")
+GIVEN = re.compile(r"Given value: (.*)")
+NOISE = re.compile(
+    r"Does not validate against|Subtypes: |Errors:|Given value type|(- )?Expected a path but"
+    r"|(- )?Expected a <class 'NoneType'>|(- )?Expected a <class 'list'>"
+    r"|- a (class path|dict)|Subclass types expect"
+)
+
+
+@dataclass(frozen=True)
+class Cause:
+    """One reason a value was refused: where, in which class, and why."""
+
+    keys: tuple[str, ...]
+    class_path: str | None
+    text: str
+    depth: int
+    own_keys: tuple[str, ...] = ()
+    given: str | None = None
+
+    @property
+    def where(self) -> str:
+        """Return the option as it is written on the command line."""
+        return ".".join(self.keys)
+
+
+def one_sentence(message: str, types: Mapping[str, object] | None = None) -> str:
+    """Return a parser's many-line message as one sentence.
+
+    Args:
+        message: What jsonargparse says.
+        types: Annotation of each top-level option, to list the classes it takes.
+    """
+    causes = list(_causes(message))
+    if not causes:
+        return " ".join(message.split())
+    depth = max(cause.depth for cause in causes)
+    deepest = [cause for cause in causes if cause.depth == depth]
+    texts = list(dict.fromkeys(_explain(cause, types or {}) for cause in deepest))
+    # A union says for each member why not; a class that does not exist says more than the others.
+    best = [text for text in texts if "there is no" in text] or texts
+    where = deepest[0].where
+    return f"{where}: {' or '.join(best)}" if where else " or ".join(best)
+
+
+def first_sentence(error: BaseException) -> str:
+    """Return what a component, a data set or a loader says, without the trace it may carry."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    if "Traceback" in str(error):  # raised in a worker process, which sends its trace along
+        return re.sub(r"^\w*(Error|Exception): ", "", lines[-1])
+    return " ".join(lines)
+
+
+def nearest(name: str, known: Sequence[str]) -> str:
+    """Return ``; did you mean X?`` or nothing."""
+    by_case = {candidate.lower(): candidate for candidate in known}
+    found = difflib.get_close_matches(name.lower(), by_case, n=1, cutoff=0.6)
+    return f"; did you mean {by_case[found[0]]}?" if found else ""
+
+
+def _causes(message: str) -> Iterator[Cause]:
+    """Walk the indented message; keys and classes are the branches, everything else is a leaf."""
+    stack: list[tuple[int, str, str]] = []
+    given = [found[1] for line in message.splitlines() if (found := GIVEN.match(line.strip()))]
+    for line in message.splitlines():
+        text = line.strip()
+        if not text or GIVEN.match(text) or NOISE.match(text):
+            continue
+        indent = len(line) - len(line.lstrip())
+        stack = [entry for entry in stack if entry[0] < indent or entry[0] == 0 < indent]
+        if found := KEY.match(text):
+            stack.append((indent, "key", found[1]))
+            text = found[2]
+        elif found := CLASS.match(text):
+            stack.append((indent, "class", found[1]))
+            text = ""
+        if not text:
+            continue
+        classes = [i for i, entry in enumerate(stack) if entry[1] == "class"]
+        yield Cause(
+            keys=tuple(value for _, kind, value in stack if kind == "key"),
+            class_path=stack[classes[-1]][2] if classes else None,
+            text=text.removeprefix("- "),
+            depth=len(stack),
+            own_keys=tuple(e[2] for e in stack[classes[-1] + 1 if classes else 0 :]),
+            given=given[0] if given else None,
+        )
+
+
+def _explain(cause: Cause, types: Mapping[str, object]) -> str:
+    """Return the reason in our words where we know more than the parser."""
+    if found := re.match(r"Expected a dot import path string: (\S+)", cause.text):
+        return _unknown_class(found[1], cause, types)
+    if found := re.match(r"Option '([^']+)' is not accepted", cause.text):
+        return _unknown_option(found[1], cause)
+    if found := re.match(r"Expected a <class '(\w+)'>(?:\. Got value: (.*))?", cause.text):
+        value = found[2] if found[2] is not None else cause.given
+        return f"expected {found[1]}" + (f", got {value}" if value is not None else "")
+    if found := re.match(r"Expected a typing.Literal\[(.*)\]\. Got value: (.*)", cause.text):
+        return f"expected one of {found[1]}, got {found[2]}"
+    if cause.text.startswith(("No module named", "module ", "cannot import")) and cause.class_path:
+        return f"cannot import {cause.class_path!r}: {cause.text}"
+    text = cause.text[:1].lower() + cause.text[1:]
+    return text.replace(". Got value: ", ", got ")
+
+
+def _unknown_class(name: str, cause: Cause, types: Mapping[str, object]) -> str:
+    annotation = types.get(cause.where)
+    if cause.class_path is not None and cause.own_keys:
+        annotation = _parameters(cause.class_path).get(cause.own_keys[-1])
+    bases = list(_classes(annotation))
+    kind = bases[0].__name__ if bases else "class"
+    known = sorted({found.__name__ for base in bases for found in concrete_subclasses(base)})
+    listed = f"; known are {', '.join(known)}" if known else ""
+    return (
+        f"there is no {kind} {name!r}{listed}; a class of your own needs its import path"
+        f"{nearest(name, known)}"
+    )
+
+
+def _unknown_option(name: str, cause: Cause) -> str:
+    if cause.class_path is None:
+        return f"there is no option {name!r}"
+    known = [key for key in _parameters(cause.class_path) if key != "return"]
+    short = cause.class_path.rpartition(".")[2]
+    return (
+        f"{short} takes no {name!r}; it takes {', '.join(known) or 'nothing'}"
+        f"{nearest(name, known)}"
+    )
+
+
+def concrete_subclasses(base: type) -> Iterator[type]:
+    """Yield ``base`` and its subclasses that can be built and named."""
+    private = base.__name__.startswith("_") or "<locals>" in base.__qualname__
+    if not inspect.isabstract(base) and not private:
+        yield base
+    for child in type.__subclasses__(base):
+        yield from concrete_subclasses(child)
+
+
+def _classes(annotation: object) -> Iterator[type]:
+    """Yield the classes in an annotation: ``list[Callback] | None`` gives ``Callback``."""
+    members = typing.get_args(annotation)
+    if not members and inspect.isclass(annotation) and annotation is not type(None):
+        yield annotation
+    for member in members:
+        yield from _classes(member)
+
+
+def _parameters(class_path: str) -> dict[str, object]:
+    """Return the annotations of a class's constructor, inherited ones included."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+        hints: dict[str, object] = typing.get_type_hints(found.__init__)
+    except (ImportError, AttributeError, NameError, TypeError, ValueError):
+        return {}
+    return hints

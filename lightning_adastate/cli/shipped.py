@@ -65,3 +65,10 @@ def _is_component(path: Path) -> bool:
     if path.suffix != ".yaml":
         return False
     return any(line.startswith("class_path:") for line in path.read_text().splitlines())
+
+
+def recipe_names() -> list[str]:
+    """Return the names of all shipped recipes: files that are not a component's."""
+    root = config_root()
+    files = sorted(path for path in root.rglob("*.yaml") if not _is_component(path))
+    return [path.relative_to(root).with_suffix("").as_posix() for path in files]

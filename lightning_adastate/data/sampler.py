@@ -1,4 +1,4 @@
-"""Order of clips in an epoch, as a pure function of (seed, epoch, rank): nothing to save."""
+"""Order of clips in an epoch, as a pure function of (seed, epoch, rank)."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ class Draw(NamedTuple):
 class ClipSampler(DistributedSampler[Draw]):
     """Shuffle videos for one rank; all ranks together see each video once per epoch.
 
-    It is a ``DistributedSampler`` so that Lightning does not replace it and calls ``set_epoch``. Its
-    order depends on nothing else, so a resumed loader finds its place by skipping what was drawn.
+    It is a ``DistributedSampler`` so that Lightning does not replace it. It counts epochs itself, one
+    for each iterator that was used, and ``set_epoch`` names only the first: a Trainer that resumes
+    tells the epoch too late, and one too many if it stopped at an epoch's last batch.
 
     Args:
         dataset: What to draw from.
@@ -49,13 +50,55 @@ class ClipSampler(DistributedSampler[Draw]):
             seed=seed,
             drop_last=shuffle,
         )
+        self.latest: Draws | None = None
 
-    def __iter__(self) -> Iterator[Draw]:
-        """Yield this rank's draws of the present epoch; unshuffled, every number is zero."""
-        for index in super().__iter__():
-            assert isinstance(index, int)
-            yield Draw(index, self._number(index) if self.shuffle else 0)
+    def __iter__(self) -> Draws:
+        """Start the next epoch's draws of this rank; unshuffled, every number is zero."""
+        if self.latest is None:
+            self.latest = Draws(self, self.epoch)
+        else:
+            self.latest = Draws(self, self.latest.epoch + bool(self.latest.num_drawn))
+        return self.latest
 
-    def _number(self, index: int) -> int:
-        name = f"{self.seed}/{self.epoch}/{index}".encode()
+    def draws(self, epoch: int) -> list[Draw]:
+        """Return this rank's draws of an epoch."""
+        before, self.epoch = self.epoch, epoch
+        order = [int(index) for index in super().__iter__()]  # type: ignore[call-overload]
+        self.epoch = before
+        return [Draw(index, self._number(epoch, index) if self.shuffle else 0) for index in order]
+
+    def _number(self, epoch: int, index: int) -> int:
+        name = f"{self.seed}/{epoch}/{index}".encode()
         return int.from_bytes(hashlib.blake2b(name, digest_size=7).digest(), "big")
+
+
+class Draws(Iterator[Draw]):
+    """One epoch's draws, with a place that can be saved: the same on every rank.
+
+    Args:
+        sampler: Whose draws.
+        epoch: Of which epoch.
+    """
+
+    def __init__(self, sampler: ClipSampler, epoch: int) -> None:
+        self.sampler = sampler
+        self.epoch = epoch
+        self.num_drawn = 0
+        self._draws = sampler.draws(epoch)
+
+    def __next__(self) -> Draw:
+        """Return the next draw."""
+        if self.num_drawn == len(self._draws):
+            raise StopIteration
+        self.num_drawn += 1
+        return self._draws[self.num_drawn - 1]
+
+    def state_dict(self) -> dict[str, int]:
+        """Return the place: epoch and draws done."""
+        return {"epoch": self.epoch, "num_drawn": self.num_drawn}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go to a saved place."""
+        self.epoch, self.num_drawn = state["epoch"], state["num_drawn"]
+        self._draws = self.sampler.draws(self.epoch)
+        self.sampler.latest = self

@@ -1,0 +1,94 @@
+"""The command line: ``python -m lightning_adastate VERB ...``, also installed as ``lightning-adastate``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from importlib.metadata import entry_points
+
+import lightning_adastate
+
+PROGRAM = "lightning_adastate"
+
+MODEL_VERBS = {
+    "fit": "train a stage",
+    "validate": "run the validation loop",
+    "test": "run the test loop",
+    "predict": "run the prediction loop",
+    "generate": "stream video from prompts, a clip or a saved state, for as long as you like",
+}
+"""Verbs that take a recipe; they need Lightning, which is imported only for them."""
+
+SMALL_VERBS = {"replay": "run another implementation's recorded case through our loop, and compare"}
+"""Verbs with a parser of their own: the module ``cli.<verb>`` has ``main(args) -> int``."""
+
+EXAMPLES = f"""examples:
+  {PROGRAM} fit --config toy/adastate
+  {PROGRAM} generate --config toy/adastate --generation.prompts "drifting slowly west"
+  {PROGRAM} fit --config toy/adastate --model.anchor=EMAAnchor --model.anchor.decay=0.9
+  {PROGRAM} fit --model.help SelfForcing
+JSONARGPARSE_DEBUG=1 in the environment shows traces instead of one-line errors."""
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run a verb and return the exit code: 0, 1 for a mistake found while running, 2 while parsing."""
+    given = list(sys.argv[1:] if args is None else args)
+    if not given or given[0] in ("-h", "--help"):
+        print(help_text())
+        return 0
+    if given[0] == "--version":
+        print(lightning_adastate.__version__)
+        return 0
+    from lightning_adastate.cli.errors import first_sentence, nearest
+    from lightning_adastate.cli.shipped import resolve_arguments
+
+    verbs = [*MODEL_VERBS, *SMALL_VERBS]
+    if given[0] not in verbs:
+        hint = nearest(given[0], verbs)
+        print(f"error: there is no verb {given[0]!r}; it is one of {', '.join(verbs)}{hint}", file=sys.stderr)
+        return 2
+    find_third_party_classes()
+    try:
+        return dispatch(resolve_arguments(given))
+    except SystemExit as leaving:
+        return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
+    except KeyboardInterrupt:
+        return 130
+    except (ValueError, OSError, ImportError) as error:
+        if os.environ.get("JSONARGPARSE_DEBUG"):
+            raise
+        print(f"error: {first_sentence(error)}", file=sys.stderr)
+        return 1
+
+
+def dispatch(args: Sequence[str]) -> int:
+    """Import what the verb needs and run it."""
+    verb = args[0]
+    if verb in MODEL_VERBS:
+        from lightning_adastate.cli.main import run
+
+        return run(args)
+    code: int = importlib.import_module(f"lightning_adastate.cli.{verb}").main(args[1:])
+    return code
+
+
+def find_third_party_classes() -> None:
+    """Let ``class_path: my_file.MyAnchor`` find the working directory, and load installed plug-ins."""
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # ``python -m`` has it, an installed script has not
+    for plugin in entry_points(group="lightning_adastate.plugins"):
+        plugin.load()
+
+
+def help_text() -> str:
+    """Return the help of the program, without importing what the verbs need."""
+    verbs = {**MODEL_VERBS, **SMALL_VERBS}
+    lines = [f"  {verb:10s} {meaning}" for verb, meaning in verbs.items()]
+    usage = f"usage: {PROGRAM} VERB [options]        ({PROGRAM} VERB --help lists the options)"
+    return "\n".join([usage, "", "verbs:", *lines, "  --version", "", EXAMPLES])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,263 @@
+"""compare: the same weights, prompts, given frames and noise, streamed with several anchors."""
+
+# Shapes: B episodes, F frames, C colour, H W height / width in pixels, K chunks.
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from jsonargparse import ArgumentParser
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from torch import Tensor
+
+from lightning_adastate.anchors import Anchor
+from lightning_adastate.checkpoints import load_into
+from lightning_adastate.cli.arm import Arm
+from lightning_adastate.metrics import PAN_IDEAL, PanScores, paired_bootstrap, pan_scores
+from lightning_adastate.training import StreamModule
+from lightning_adastate.worlds import PanEpisodes, PanWorld, decode_pan
+
+DESCRIPTION = """Stream PanWorld with several anchors from the same weights, prompts, given frames and
+noise, score every arm against the exact truth, and write a table, a plot, a side-by-side video and a
+contact sheet. Arms differ in nothing but `anchors`; see configs/toy/compare.yaml."""
+
+SHOWN = ("slope", "displacement", "loc_err", "shake", "id_bias", "bg_rmse", "drift", "novelty")
+"""Scores in the printed table; the csv file has all."""
+
+TABLE_WIDTH = 136
+"""Columns of text the tables need."""
+
+
+def compare_parser() -> ArgumentParser:
+    """Return the parser of ``compare``."""
+    parser = ArgumentParser(prog="lightning_adastate compare", description=DESCRIPTION)
+    parser.add_argument("-c", "--config", action="config", help="A YAML file: toy/compare.")
+    parser.add_class_arguments(StreamModule, "model", sub_configs=True)
+    parser.add_class_arguments(PanWorld, "world")
+    parser.add_argument(
+        "--anchors", type=dict[str, Anchor], help="Arms: a name and an anchor each."
+    )
+    parser.add_argument("--weights", type=str | None, help="Weights instead of `model.weights`.")
+    parser.add_argument("--episodes", type=int, default=64, help="Paired episodes per arm.")
+    parser.add_argument("--horizons", type=list[int], default=[21, 126], help="Lengths in frames.")
+    parser.add_argument("--num_given", type=int, default=3, help="Given frames, whole chunks.")
+    parser.add_argument("--seed", type=int, default=1000, help="Seed of episodes and noise.")
+    parser.add_argument("--output", type=Path, default=Path("outputs/compare"), help="Folder.")
+    return parser
+
+
+def check_numbers(
+    anchors: Mapping[str, Anchor], episodes: int, horizons: Sequence[int], num_given: int
+) -> None:
+    """Refuse what cannot be compared.
+
+    Raises:
+        ValueError: Naming the value.
+    """
+    if not anchors:
+        raise ValueError("`anchors` must name at least one arm")
+    if episodes < 2:
+        raise ValueError(f"`episodes` must be 2 or more, got {episodes}")
+    if not horizons or min(horizons) < num_given + 4:
+        raise ValueError(
+            f"`horizons` must be {num_given + 4} frames or more, given frames included, "
+            f"got {list(horizons)}"
+        )
+
+
+@torch.no_grad()
+def run_arm(
+    module: StreamModule,
+    world: PanWorld,
+    episodes: PanEpisodes,
+    *,
+    horizons: Sequence[int],
+    num_given: int,
+    seed: int,
+    progress: Progress,
+    name: str,
+) -> Arm:
+    """Stream one arm to the longest horizon and score it at each."""
+    module.eval()
+    given = episodes.video_BFCHW[:, :num_given]
+    state = module.open_stream(episodes.prompts, seed=seed, start_video_BFCHW=given)
+    chunk_frames = module.streamer.schedule.chunk_frames
+    num_chunks = -(-(max(horizons) - num_given) // chunk_frames)
+    parts, states, contents = [given], [], []
+    for made in progress.track(module.stream(state, num_chunks), num_chunks, description=name):
+        parts.append(made.video_BFCHW)
+        hidden = made.chunk.state_latents_BFCHW
+        if hidden is not None:
+            pixels, _ = module.codec.decode(hidden, module.codec.empty())
+            states.append(_hero_error(world, pixels, episodes))
+            contents.append(_hero_error(world, made.video_BFCHW, episodes))
+    video = torch.cat(parts, dim=1)[:, : max(horizons)]
+    return Arm(
+        video,
+        {
+            frames: pan_scores(world, video[:, :frames], episodes.truth, num_given=num_given)
+            for frames in horizons
+        },
+        torch.stack(states, 1) if states else None,
+        torch.stack(contents, 1) if states else None,
+    )
+
+
+def with_anchor(module: StreamModule, anchor: Anchor) -> StreamModule:
+    """Return a module that streams with another anchor and shares everything else."""
+    streamer = module.streamer
+    return StreamModule(
+        streamer.backbone,
+        anchor=anchor,
+        cache=streamer.cache,
+        schedule=streamer.schedule,
+        codec=module.codec,
+        text_encoder=module.text_encoder,
+        noise=streamer.noise,
+        frame_size=module.frame_size,
+    )
+
+
+def run_compare(
+    module: StreamModule,
+    world: PanWorld,
+    anchors: Mapping[str, Anchor],
+    *,
+    episodes: int = 64,
+    horizons: Sequence[int] = (21, 126),
+    num_given: int = 3,
+    seed: int = 1000,
+) -> tuple[PanEpisodes, dict[str, Arm]]:
+    """Stream every arm on the same episodes; return them and the arms by name.
+
+    Raises:
+        ValueError: If there is nothing to compare.
+    """
+    check_numbers(anchors, episodes, horizons, num_given)
+    truth = world.episodes(episodes, max(horizons), seed=seed)
+    arms = {}
+    with Progress(transient=True) as progress:
+        for name, anchor in anchors.items():
+            arms[name] = run_arm(
+                with_anchor(module, anchor),
+                world,
+                truth,
+                horizons=horizons,
+                num_given=num_given,
+                seed=seed,
+                progress=progress,
+                name=name,
+            )
+    return truth, arms
+
+
+def print_tables(arms: Mapping[str, Arm], console: Console) -> None:
+    """Print means with standard errors per horizon, then paired differences from the first arm."""
+    first, *others = arms
+    for frames, scores in arms[first].scores.items():
+        title = f"{frames} frames, {len(scores.slope)} paired episodes (mean ± standard error)"
+        table = _table(title, "anchor")
+        table.add_row("[dim]ideal[/dim]", *(f"[dim]{PAN_IDEAL[key]:.2f}[/dim]" for key in SHOWN))
+        for name, arm in arms.items():
+            table.add_row(name, *(_cell(getattr(arm.scores[frames], key)) for key in SHOWN))
+        console.print(table)
+        if not others:
+            continue
+        table = _table(
+            f"{frames} frames, difference from {first} [95 % interval over episodes]", ""
+        )
+        for name in others:
+            table.add_row(name, *_differences(arms[name].scores[frames], scores))
+        console.print(table)
+    for name, arm in arms.items():
+        if arm.state_error_BK is not None and arm.content_error_BK is not None:
+            console.print(
+                f"Is the state a memory? {name}: distance of its hero from the true colour "
+                f"{_ends(arm.state_error_BK)}, of the content's {_ends(arm.content_error_BK)} "
+                "(first five -> last ten chunks with a state)"
+            )
+
+
+def wide_console() -> Console:
+    """Return a console on which the tables fit, whatever the output is piped into."""
+    console = Console()
+    return console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)
+
+
+def _table(title: str, head: str) -> Table:
+    table = Table(title=title, title_justify="left")
+    table.add_column(head)
+    for name in SHOWN:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _differences(treated: PanScores, control: PanScores) -> list[str]:
+    """Return the paired difference of every shown score; bold where the interval excludes zero."""
+    cells = []
+    for key in SHOWN:
+        interval = paired_bootstrap(getattr(treated, key), getattr(control, key))
+        sure = interval.low > 0 or interval.high < 0
+        text = f"{interval.mean:+.2f}\n[{interval.low:+.2f}, {interval.high:+.2f}]"
+        cells.append(f"[bold]{text}[/bold]" if sure else text)
+    return cells
+
+
+def write_csv(arms: Mapping[str, Arm], path: Path) -> None:
+    """Write every score of every episode."""
+    with path.open("w", newline="") as handle:
+        writer = csv.writer(handle)
+        writer.writerow(["anchor", "frames", "episode", *PanScores._fields])
+        for name, arm in arms.items():
+            for frames, scores in arm.scores.items():
+                rows = torch.stack(scores, dim=1).tolist()
+                for episode, row in enumerate(rows):
+                    writer.writerow([name, frames, episode, *(f"{value:.6g}" for value in row)])
+
+
+def _hero_error(world: PanWorld, video_BFCHW: Tensor, episodes: PanEpisodes) -> Tensor:
+    """Return the distance of the hero's colour, mean over frames, from the true one, ``[B]``."""
+    color = decode_pan(world, video_BFCHW).color_BF3.mean(1)
+    return (color - episodes.truth.color_B3).square().sum(-1).sqrt()
+
+
+def _cell(value_B: Tensor) -> str:
+    good = value_B[~value_B.isnan()]
+    return f"{good.mean():.2f} ± {good.std() / max(1, len(good)) ** 0.5:.2f}"
+
+
+def _ends(error_BK: Tensor) -> str:
+    return f"{error_BK[:, :5].mean():.3f} -> {error_BK[:, -10:].mean():.3f}"
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Parse, stream every arm, print and write."""
+    from lightning_adastate.cli.pictures import write_pictures
+
+    parser = compare_parser()
+    config = parser.parse_args(args)
+    built = parser.instantiate_classes(config)
+    anchors: dict[str, Anchor] = built.anchors or {}
+    module: StreamModule = built.model
+    if config.weights is not None:
+        load_into(module.streamer.backbone, config.weights)
+    truth, arms = run_compare(
+        module,
+        built.world,
+        anchors,
+        episodes=config.episodes,
+        horizons=config.horizons,
+        num_given=config.num_given,
+        seed=config.seed,
+    )
+    print_tables(arms, wide_console())
+    config.output.mkdir(parents=True, exist_ok=True)
+    write_csv(arms, config.output / "scores.csv")
+    write_pictures(truth, arms, built.world, config.output, num_given=config.num_given)
+    print(f"written to {config.output}: scores.csv, comparison.mp4, contact_sheet.png, curves.png")
+    return 0

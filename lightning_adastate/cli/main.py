@@ -1,0 +1,183 @@
+"""The verbs that need a model: LightningCLI with `generate`, short class names, and no surprises."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import (
+    LightningArgumentParser,
+    LightningCLI,
+    SaveConfigCallback,
+)
+
+from lightning_adastate.cli.generate import Generation, generate
+from lightning_adastate.cli.parser import SentenceParser
+from lightning_adastate.training.base import StreamModule
+
+FAMILIES = (
+    "anchors",
+    "backbones",
+    "caches",
+    "callbacks",
+    "codecs",
+    "data",
+    "losses",
+    "metrics",
+    "noise",
+    "schedules",
+    "text",
+    "training",
+)
+"""Modules whose classes are known by their short names."""
+
+STREAMING = ("open_stream", "stream", "streamer", "encode_text")
+"""What a module may override and `generate` must then respect."""
+
+
+def import_families() -> None:
+    """Import every family, so that its classes can be named without their path."""
+    for family in FAMILIES:
+        importlib.import_module(f"lightning_adastate.{family}")
+
+
+class Parser(SentenceParser, LightningArgumentParser):
+    """LightningCLI's parser with our errors."""
+
+
+class StreamTrainer(Trainer):
+    """A Trainer that can also stream."""
+
+    def generate(
+        self,
+        model: StreamModule,
+        generation: Generation,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        weights_only: bool | None = None,
+    ) -> int:
+        """Stream video from prompts, a clip or a saved state, for as long as you like.
+
+        Args:
+            model: The components of the stream.
+            generation: What to generate, and where to put it.
+            datamodule: Not used.
+            ckpt_path: Training checkpoint to take the weights from, if `generation.weights` is not given.
+            weights_only: Not used: weights are always loaded without running code.
+        """
+        del datamodule, ckpt_path, weights_only
+        precision = self.precision_plugin
+        module = precision.convert_module(model.to(self.strategy.root_device).eval())
+        assert isinstance(module, StreamModule)
+        with precision.forward_context():
+            return generate(module, generation)
+
+
+class SaveConfig(SaveConfigCallback):
+    """Keep the configuration beside the logs and, as text, in every checkpoint."""
+
+    def on_save_checkpoint(
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        """Store it as a plain string: no class is pickled, and nothing reads it back by itself."""
+        del trainer, pl_module
+        checkpoint["config"] = self.parser.dump(
+            self.config, skip_none=False, skip_link_targets=False
+        )
+
+
+class CLI(LightningCLI):
+    """Parse, build, run. What is asked for on the command line is what runs."""
+
+    def __init__(self, args: Sequence[str]) -> None:
+        self.exit_code = 0
+        super().__init__(
+            StreamModule,
+            trainer_class=StreamTrainer,
+            parser_class=Parser,
+            subclass_mode_model=True,
+            auto_configure_optimizers=False,
+            seed_everything_default=0,
+            save_config_callback=SaveConfig,
+            save_config_kwargs={"overwrite": True},
+            load_from_checkpoint_support=False,
+            args=list(args),
+        )
+
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Return the verbs, and the arguments of the Trainer's methods that are not options."""
+        return {
+            **LightningCLI.subcommands(),
+            "generate": {"model", "generation", "datamodule"},
+        }
+
+    def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
+        """Name the program as it is called."""
+        kwargs.setdefault("prog", "lightning_adastate")
+        return super().init_parser(**kwargs)
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse what was given, and nothing from elsewhere."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Do nothing: Lightning would replace the model's arguments by those of the checkpoint."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Every verb accepts every configuration, so all of them know the group `generation`."""
+        parser.add_class_arguments(Generation, "generation", instantiate=False)
+
+    def before_instantiate_classes(self) -> None:
+        """For `generate`, check what is asked for first, and build only what streams."""
+        if self.subcommand != "generate":
+            return
+        config = self.config["generate"]
+        self.generation = Generation(**config.generation)
+        weights = self.generation.weights or config.ckpt_path
+        config.model = streaming_part(config.model, weights)
+        config.data = None
+        config.trainer.callbacks = None
+        config.trainer.logger = False
+
+    def generate(self, model: StreamModule, **options: Any) -> None:
+        """Stream."""
+        self.exit_code = self.trainer.generate(model, self.generation, **options)
+
+
+def streaming_part(model: Namespace, weights: str | None) -> Namespace:
+    """Return the configuration of what streams: no teacher, no critic, no average.
+
+    Args:
+        model: The configured module.
+        weights: Weights to load instead of the configured ones.
+    """
+    module, _, name = model.class_path.rpartition(".")
+    chosen: type[StreamModule] = getattr(importlib.import_module(module), name)
+    init_args = dict(model.init_args.items(branches=True, nested=False))
+    if all(getattr(chosen, method) is getattr(StreamModule, method) for method in STREAMING):
+        known = StreamModule.__init__.__annotations__
+        init_args = {key: value for key, value in init_args.items() if key in known}
+        chosen = StreamModule
+    init_args["ema_decay"] = None
+    if weights is not None:
+        init_args["weights"] = weights
+    return Namespace(
+        class_path=f"{chosen.__module__}.{chosen.__qualname__}", init_args=Namespace(init_args)
+    )
+
+
+def run(args: Sequence[str]) -> int:
+    """Run one verb and return its exit code."""
+    import_families()
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
+    try:
+        return CLI(args).exit_code
+    finally:
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            torch.distributed.destroy_process_group()

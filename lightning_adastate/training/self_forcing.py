@@ -1,0 +1,391 @@
+"""Self-forcing distillation: the generator learns on its own streams (Self-Forcing, AdaState)."""
+
+# Shapes: B batch, F frames, C channels, H W height / width (of pixels in video_*, of latents elsewhere), S text tokens, D text width.
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from lightning_adastate.anchors import Anchor
+from lightning_adastate.backbones import Backbone
+from lightning_adastate.caches import Cache
+from lightning_adastate.checkpoints import load_into
+from lightning_adastate.codecs import Codec
+from lightning_adastate.losses import CriticLoss, GeneratorLoss, Networks
+from lightning_adastate.noise import NoiseSource
+from lightning_adastate.schedules import Schedule
+from lightning_adastate.streamer import KVGradient, Streamer
+from lightning_adastate.text import TextEncoder
+from lightning_adastate.training.base import VideoBatch
+from lightning_adastate.training.hooks import apply_frame_weights
+from lightning_adastate.training.manual import ManualModule, velocity_of
+from lightning_adastate.training.optimization import Optimization
+from lightning_adastate.training.randomness import fold_seed, generator_of
+
+GENERATOR = Optimization()
+CRITIC = Optimization(lr=4e-7)
+"""Defaults of the public Self-Forcing code."""
+
+
+class Rollout(NamedTuple):
+    """A generated video with its given frames, and the denoise pass its chunks were left at."""
+
+    video_BFCHW: Tensor
+    exit_step: int
+
+
+class SelfForcing(ManualModule):
+    """Distil a bidirectional teacher into a few-step stream, on the stream's own output.
+
+    Each batch: every ``generator_interval``-th one rolls out ``num_frames`` frames with the very step that
+    streaming uses, leaving all chunks at one random denoise pass, the only one with a graph, and steps the
+    generator along the loss; then the critic learns flow matching on a rollout. ``global_step`` counts
+    generator steps.
+
+    Args:
+        backbone: The generator's network.
+        anchor: What stands in front of the window.
+        cache: Which frames stay, and all temporal indices.
+        schedule: Chunk size and passes.
+        codec: Latents to pixels and back; frozen.
+        text_encoder: Prompts to embeddings; frozen.
+        loss: The generator's loss.
+        critic_loss: The critic's loss. Its shift and timesteps should be ``loss``'s own.
+        teacher: Builds the frozen teacher, for training only; ``None`` copies the generator's network.
+        teacher_weights: File of the teacher's weights; ``None`` leaves them as built.
+        critic: Builds the critic, for training only; ``None`` copies the teacher.
+        critic_weights: File of the critic's first weights; ``None`` leaves them as built.
+        negative_prompt: What guidance points away from; needed if ``loss`` has guidance.
+        num_frames: Latent frames of a rollout, given ones included.
+        context_frames: First frames taken from the batch's videos: whole chunks, clean for all networks,
+            without loss. 0 generates from text alone.
+        generator_interval: The generator learns in every n-th optimiser step, the critic in all.
+        critic_steps: Critic steps per batch, all on one rollout, each with its own noise.
+        critic_rollout: ``fresh`` rolls out again for the critic, after the generator's step; ``shared``
+            reuses the generator's rollout where there is one.
+        critic_warmup: In the first so many optimiser steps only the critic learns.
+        exit_step: ``random`` leaves at any denoise pass, ``last`` always at the last.
+        kv_gradient: What cached keys and values pass back between chunks: ``detach`` nothing,
+            ``straight_through`` as public code, ``state`` and ``all`` back-propagate.
+        optimization: How the generator is optimised; anchor parameters included.
+        critic_optimization: How the critic is optimised; its schedule counts generator steps too.
+        accumulate: Batches per optimiser step.
+        seed: Of everything drawn in training.
+        noise: Source of the stream's noise; ``None`` is ``CounterNoise``.
+        frame_size: Height and width of the video in pixels.
+        weights: File to initialise the backbone from: a path, or a name shipped with the package.
+        ema_decay: Keep an average of the generator with this decay, moved at generator steps, and generate
+            from it; ``None`` keeps none.
+
+    Raises:
+        ValueError: If frames are no whole chunks, numbers are out of range, or guidance lacks its prompt.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        anchor: Anchor,
+        cache: Cache,
+        schedule: Schedule,
+        codec: Codec,
+        text_encoder: TextEncoder,
+        loss: GeneratorLoss,
+        critic_loss: CriticLoss,
+        teacher: Callable[[], Backbone] | None = None,
+        teacher_weights: str | None = None,
+        critic: Callable[[], Backbone] | None = None,
+        critic_weights: str | None = None,
+        negative_prompt: str | None = None,
+        num_frames: int = 21,
+        context_frames: int = 0,
+        generator_interval: int = 5,
+        critic_steps: int = 1,
+        critic_rollout: Literal["fresh", "shared"] = "fresh",
+        critic_warmup: int = 0,
+        exit_step: Literal["random", "last"] = "random",
+        kv_gradient: KVGradient = "detach",
+        optimization: Optimization = GENERATOR,
+        critic_optimization: Optimization = CRITIC,
+        accumulate: int = 1,
+        seed: int = 0,
+        noise: NoiseSource | None = None,
+        frame_size: tuple[int, int] = (480, 832),
+        weights: str | None = None,
+        ema_decay: float | None = None,
+    ) -> None:
+        super().__init__(
+            backbone,
+            anchor=anchor,
+            cache=cache,
+            schedule=schedule,
+            codec=codec,
+            text_encoder=text_encoder,
+            optimization=optimization,
+            accumulate=accumulate,
+            seed=seed,
+            noise=noise,
+            frame_size=frame_size,
+            weights=weights,
+            ema_decay=ema_decay,
+        )
+        for name, value, least in (
+            ("generator_interval", generator_interval, 1),
+            ("critic_steps", critic_steps, 1),
+            ("critic_warmup", critic_warmup, 0),
+        ):
+            if value < least:
+                raise ValueError(f"`{name}` must be {least} or more, got {value}")
+        if critic_steps > 1 and accumulate > 1:
+            raise ValueError(
+                f"`critic_steps` {critic_steps} cannot go with `accumulate` {accumulate}: raise "
+                "`generator_interval` instead"
+            )
+        if loss.uses_negative and not negative_prompt:
+            raise ValueError(
+                "guidance needs a `negative_prompt`; give one or set the loss's `guidance` to 0"
+            )
+        self.num_chunks = len(schedule.chunks_of(num_frames))
+        if context_frames:
+            self.num_chunks -= len(schedule.chunks_of(context_frames))
+        if self.num_chunks < 1:
+            raise ValueError(
+                f"`context_frames` {context_frames} leaves nothing of `num_frames` {num_frames} to "
+                "generate"
+            )
+        self.loss = loss
+        self.critic_loss = critic_loss
+        self.build_teacher = teacher
+        self.teacher_weights = teacher_weights
+        self.build_critic = critic
+        self.critic_weights = critic_weights
+        self.teacher: Backbone | None = None
+        self.critic: Backbone | None = None
+        self.negative_prompt = negative_prompt
+        self.num_frames = num_frames
+        self.context_frames = context_frames
+        self.generator_interval = generator_interval
+        self.critic_steps = critic_steps
+        self.critic_rollout: Literal["fresh", "shared"] = critic_rollout
+        self.critic_warmup = critic_warmup
+        self.exit_step: Literal["random", "last"] = exit_step
+        self.kv_gradient: KVGradient = kv_gradient
+        self.critic_optimization = critic_optimization
+
+    def setup(self, stage: str) -> None:
+        """Build teacher and critic. Streaming needs neither, so only these two stages have them."""
+        if stage not in ("fit", "validate") or self.teacher is not None:
+            return
+        backbone = self.generator.backbone
+        self.teacher = _build(self.build_teacher, backbone, self.teacher_weights)
+        self.critic = _build(self.build_critic, self.teacher, self.critic_weights)
+        self.teacher.eval().requires_grad_(requires_grad=False)
+        self.critic.requires_grad_(requires_grad=True)
+
+    # -- one batch ------------------------------------------------------------------------------
+
+    @property
+    def steps_begun(self) -> int:
+        """Count the optimiser steps before the one in hand: the critic's, and some the generator's."""
+        return self.batches_seen // self.accumulate
+
+    @property
+    def is_generator_turn(self) -> bool:
+        """Whether the generator learns in the optimiser step in hand."""
+        done = self.steps_begun - self.critic_warmup
+        return done >= 0 and done % self.generator_interval == 0
+
+    def training_step(self, batch: VideoBatch, batch_idx: int) -> None:
+        """Let the generator learn where it is its turn, then the critic."""
+        del batch_idx
+        text_BSD, given = self.encode_batch(batch)
+        rollout = self.learn_generator(text_BSD, given) if self.is_generator_turn else None
+        self.learn_critic(text_BSD, given, rollout)
+        self.log_step()
+        self.batches_seen += 1
+
+    def learn_generator(self, text_BSD: Tensor, given_BFCHW: Tensor | None) -> Rollout:
+        """Roll out with gradients, score, back-propagate, and step if the optimiser step is whole."""
+        rollout = self.rollout(text_BSD, given_BFCHW, "generator")
+        draw = self.loss.draw(rollout.video_BFCHW, self.generator_for("generator loss"))
+        out = self.loss(
+            rollout.video_BFCHW,
+            self.networks(text_BSD),
+            draw,
+            given_frames=self.context_frames,
+            reweight=self.reweight,
+        )
+        self.manual_backward(out.loss / self.accumulate)
+        self.log("train/loss_dmd", out.loss.detach(), prog_bar=True)
+        self.log_dict({f"train/{name}": value for name, value in out.logs.items()})
+        if self.completes_step:
+            self.log("train/grad_norm_generator", self.step_generator())
+        return rollout
+
+    def learn_critic(
+        self, text_BSD: Tensor, given_BFCHW: Tensor | None, rollout: Rollout | None
+    ) -> None:
+        """Let the critic follow the generator, on the rollout it is handed or on a new one."""
+        if rollout is None or self.critic_rollout == "fresh":
+            with torch.no_grad():
+                rollout = self.rollout(text_BSD, given_BFCHW, "critic")
+        video = rollout.video_BFCHW.detach()
+        assert self.critic is not None
+        optimizer = self.critic_optimizer()
+        for index in range(self.critic_steps):
+            draw = self.critic_loss.draw(video, self.generator_for(f"critic loss {index}"))
+            critic = velocity_of(self.critic, text_BSD)
+            loss = self.critic_loss(video, critic, draw, given_frames=self.context_frames).loss
+            self.manual_backward(loss / self.accumulate)
+            if self.completes_step:
+                norm = self.critic_optimization.prepare(optimizer, self.steps_begun)
+                optimizer.step()
+                optimizer.zero_grad()
+                self.log("train/grad_norm_critic", norm)
+        self.log("train/loss_critic", loss.detach(), prog_bar=True)
+        self.log(f"train/loss_critic_exit{rollout.exit_step}", loss.detach())
+
+    def rollout(
+        self,
+        text_BSD: Tensor,
+        given_BFCHW: Tensor | None,
+        phase: str,
+        streamer: Streamer | None = None,
+        exit_step: int | None = None,
+    ) -> Rollout:
+        """Generate ``num_frames`` frames with the step that streaming uses.
+
+        Its noise is a pure function of (seed, batches seen, phase) and of the row's identity over all
+        ranks, so a resumed run repeats it and no two ranks share it. Keys and values of given frames are
+        constants.
+
+        Args:
+            text_BSD: Text embeddings; the generator's text keys and values are part of the graph.
+            given_BFCHW: Clean first frames, or ``None``.
+            phase: What it is for.
+            streamer: Who generates; ``None`` is the generator in training.
+            exit_step: Where chunks are left; ``None`` draws it.
+        """
+        streamer = self.generator if streamer is None else streamer
+        rows = text_BSD.shape[0]
+        state = streamer.start(
+            text_BSD,
+            latent_shape=self.codec.latent_shape(*self.frame_size),
+            seed=fold_seed(self.seed, self.batches_seen, phase),
+            stream_ids=[self.global_rank * 2**32 + row for row in range(rows)],
+        )
+        parts = []
+        if given_BFCHW is not None:
+            parts.append(given_BFCHW)
+            with torch.no_grad():
+                state = streamer.prefill(state, given_BFCHW)
+        # Chunks may differ in their passes (Causal Forcing's first chunk); each kind leaves at its own.
+        for first, count in self._alike(streamer.schedule, state.chunk):
+            chosen = exit_step
+            if chosen is None:
+                chosen = self.draw_exit_step(phase, streamer.schedule, first)
+            latents, state = streamer.rollout(
+                state, count, exit_step=chosen, kv_gradient=self.kv_gradient
+            )
+            parts.append(latents)
+        return Rollout(torch.cat(parts, dim=1), chosen)
+
+    def draw_exit_step(self, phase: str, schedule: Schedule, chunk: int) -> int:
+        """Draw the pass at which chunks like ``chunk`` are left: one for all rows, chunks and ranks."""
+        passes = sum(how.kind == "denoise" for how in schedule.passes(chunk))
+        if self.exit_step == "last":
+            return passes - 1
+        generator = self.generator_for(f"{phase} exit {min(chunk, 1)}", all_ranks_alike=True)
+        drawn = int(torch.randint(0, passes, (1,), generator=generator))
+        # The seed already makes it the same everywhere; a different one would silently ruin DDP.
+        return int(self.trainer.strategy.broadcast(drawn))
+
+    def networks(self, text_BSD: Tensor) -> Networks:
+        """Bind teacher and critic to the prompts, without a graph."""
+        assert self.teacher is not None
+        assert self.critic is not None
+        with torch.no_grad():
+            negative = None
+            if self.loss.uses_negative and self.negative_prompt is not None:
+                text = self.encode_text([self.negative_prompt]).expand_as(text_BSD)
+                negative = velocity_of(self.teacher, text)
+            return Networks(
+                velocity_of(self.teacher, text_BSD), negative, velocity_of(self.critic, text_BSD)
+            )
+
+    @torch.no_grad()
+    def encode_batch(self, batch: VideoBatch) -> tuple[Tensor, Tensor | None]:
+        """Return the prompts' embeddings and the given frames' latents, if there are any."""
+        text_BSD = self.encode_text(batch["prompts"])
+        if not self.context_frames:
+            return text_BSD, None
+        frames = self.codec.pixel_frames(self.context_frames)
+        video = batch["video"]
+        if video.shape[1] < frames:
+            raise ValueError(
+                f"`context_frames` {self.context_frames} needs clips of {frames} frames or more, "
+                f"got {video.shape[1]}"
+            )
+        return text_BSD, self.codec.encode(video[:, :frames].float())
+
+    def reweight(self, weights_BF: Tensor, video_BFCHW: Tensor) -> Tensor:
+        """Hand the frame weights to the callbacks."""
+        return apply_frame_weights(self, weights_BF, video_BFCHW)
+
+    # -- validation, optimisers -------------------------------------------------------------------
+
+    def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
+        """Log both losses on complete rollouts of what will be used for streaming."""
+        text_BSD, given = self.encode_batch(batch)
+        phase = f"validation {batch_idx}"
+        generator = generator_of(self.seed, self.global_rank, phase)
+        last = len(self.streamer.schedule.passes(1)) - 1
+        video = self.rollout(text_BSD, given, phase, self.streamer, last).video_BFCHW
+        networks = self.networks(text_BSD)
+        draw, given_frames = self.loss.draw(video, generator), self.context_frames
+        losses = {
+            "val/loss_dmd": self.loss(video, networks, draw, given_frames=given_frames).loss,
+            "val/loss_critic": self.critic_loss(
+                video, networks.critic, draw, given_frames=given_frames
+            ).loss,
+        }
+        self.log_dict(losses, batch_size=text_BSD.shape[0], sync_dist=True)
+
+    def configure_optimizers(self) -> list[Optimizer]:
+        """Return the generator's optimiser, which moves ``global_step``, and the critic's."""
+        assert self.critic is not None
+        return [
+            self.optimization.build(self.generator.parameters()),
+            self.critic_optimization.build(self.critic.parameters()),
+        ]
+
+    def critic_optimizer(self) -> Optimizer:
+        """Return the critic's optimiser as torch's own: stepping it must not move ``global_step``."""
+        optimizers = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizers, list)
+        optimizer = optimizers[1]
+        assert isinstance(optimizer, Optimizer)
+        return optimizer
+
+    def _alike(self, schedule: Schedule, chunk: int) -> list[tuple[int, int]]:
+        """Split the chunks to generate into runs of equal passes: (first chunk, count)."""
+        first, rest = (len(schedule.passes(index)) for index in (0, 1))
+        if chunk > 0 or first == rest or self.num_chunks == 1:
+            return [(chunk, self.num_chunks)]
+        return [(0, 1), (1, self.num_chunks - 1)]
+
+
+def _build(
+    factory: Callable[[], Backbone] | None, like: Backbone, weights: str | None
+) -> Backbone:
+    """Build a network, or copy ``like``; then load its weights."""
+    network = copy.deepcopy(like) if factory is None else factory()
+    if weights is not None:
+        load_into(network, weights)
+    return network
