@@ -35,6 +35,7 @@ _HOMES = {
     "VocabularyEncoder": "text",
     "WanTransformer": "backbones",
     "load_into": "checkpoints",
+    "load_module": "cli.loading",
     "load_stream_state": "checkpoints",
     "load_weights": "checkpoints",
     "save_stream_state": "checkpoints",

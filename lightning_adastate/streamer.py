@@ -282,6 +282,7 @@ class Streamer(nn.Module):
         timestep_B: Tensor,
         sigma_B: Tensor,
         state_BFCHW: Tensor | None = None,
+        context_sigma_B: Tensor | None = None,
         noise: NoiseSource | None = None,
     ) -> tuple[Tensor, Tensor, Chunk]:
         """Make one chunk from known frames: one pass on them noised, then the clean pass.
@@ -296,6 +297,7 @@ class Streamer(nn.Module):
             sigma_B: Its noise level.
             state_BFCHW: Clean frames that play the hidden state; needed where ``num_live_frames`` is
                 not zero.
+            context_sigma_B: Noise put on the frames before the clean pass, which stays at timestep 0.
             noise: Replaces the streamer's own source.
 
         Returns:
@@ -313,7 +315,10 @@ class Streamer(nn.Module):
         fresh = run.draw_live(0)
         timestep_BF = timestep_B[:, None].expand(-1, live.shape[1])
         out = run.forward(add_noise(live, fresh, sigma_B), timestep_BF, return_kv=False)
-        kv = run.forward(live, torch.zeros_like(timestep_BF), return_kv=True).kv
+        context = live
+        if context_sigma_B is not None:
+            context = add_noise(live, run.draw_live(1), context_sigma_B)
+        kv = run.forward(context, torch.zeros_like(timestep_BF), return_kv=True).kv
         assert kv is not None
         return out.velocity_BFCHW, fresh - live, self._close(state, plan, live, kv, "all")
 

@@ -9,10 +9,10 @@ from lightning_adastate.anchors import AdaptiveAnchor
 from lightning_adastate.backbones import WanTransformer
 from lightning_adastate.caches import RelativisticCache
 from lightning_adastate.codecs import PixelShuffleCodec
-from lightning_adastate.losses import CriticLoss, DMDLoss
+from lightning_adastate.losses import CriticLoss, DMDLoss, FlowMatchingLoss
 from lightning_adastate.schedules import FewStepSchedule
 from lightning_adastate.text import VocabularyEncoder
-from lightning_adastate.training import Optimization, SelfForcing
+from lightning_adastate.training import CausalFlowMatching, FlowMatching, Optimization, SelfForcing
 
 FRAME_SIZE = (4, 6)
 
@@ -107,3 +107,15 @@ def trainer(path, **options) -> Trainer:
         "default_root_dir": str(path),
     }
     return Trainer(**{**quiet, **options})
+
+
+def flow_matching(**options) -> FlowMatching:
+    fast = Optimization(lr=1e-2, betas=(0.9, 0.99))
+    defaults = {"loss": FlowMatchingLoss(1.0), "optimization": fast, "ema_decay": 0.5}
+    return FlowMatching(backbone(), **parts(**{**defaults, **options}))
+
+
+def causal(**options) -> CausalFlowMatching:
+    fast = Optimization(lr=1e-2, betas=(0.9, 0.99))
+    defaults = {"loss": FlowMatchingLoss(1.0), "optimization": fast, "ema_decay": 0.5}
+    return CausalFlowMatching(backbone(), **parts(**{**defaults, **options}))

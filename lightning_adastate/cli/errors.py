@@ -63,6 +63,8 @@ def first_sentence(error: BaseException) -> str:
         return type(error).__name__
     if "Traceback" in str(error):  # raised in a worker process, which sends its trace along
         return re.sub(r"^\w*(Error|Exception): ", "", lines[-1])
+    if lines[0].startswith("Does not validate against"):  # a component's own error, in a wrapper
+        return one_sentence(str(error))
     return " ".join(lines)
 
 

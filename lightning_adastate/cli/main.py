@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import (
     LightningArgumentParser,
@@ -17,34 +15,9 @@ from lightning.pytorch.cli import (
 )
 
 from lightning_adastate.cli.generate import Generation, generate
+from lightning_adastate.cli.loading import import_families, streaming_part
 from lightning_adastate.cli.parser import SentenceParser
 from lightning_adastate.training.base import StreamModule
-
-FAMILIES = (
-    "anchors",
-    "backbones",
-    "caches",
-    "callbacks",
-    "codecs",
-    "data",
-    "losses",
-    "metrics",
-    "noise",
-    "schedules",
-    "text",
-    "training",
-)
-"""Modules whose classes are known by their short names."""
-
-STREAMING = ("open_stream", "stream", "streamer", "encode_text")
-"""What a module may override and `generate` must then respect."""
-
-
-def import_families() -> None:
-    """Import every family, so that its classes can be named without their path."""
-    for family in FAMILIES:
-        importlib.import_module(f"lightning_adastate.{family}")
-
 
 class Parser(SentenceParser, LightningArgumentParser):
     """LightningCLI's parser with our errors."""
@@ -148,28 +121,6 @@ class CLI(LightningCLI):
     def generate(self, model: StreamModule, **options: Any) -> None:
         """Stream."""
         self.exit_code = self.trainer.generate(model, self.generation, **options)
-
-
-def streaming_part(model: Namespace, weights: str | None) -> Namespace:
-    """Return the configuration of what streams: no teacher, no critic, no average.
-
-    Args:
-        model: The configured module.
-        weights: Weights to load instead of the configured ones.
-    """
-    module, _, name = model.class_path.rpartition(".")
-    chosen: type[StreamModule] = getattr(importlib.import_module(module), name)
-    init_args = dict(model.init_args.items(branches=True, nested=False))
-    if all(getattr(chosen, method) is getattr(StreamModule, method) for method in STREAMING):
-        known = StreamModule.__init__.__annotations__
-        init_args = {key: value for key, value in init_args.items() if key in known}
-        chosen = StreamModule
-    init_args["ema_decay"] = None
-    if weights is not None:
-        init_args["weights"] = weights
-    return Namespace(
-        class_path=f"{chosen.__module__}.{chosen.__qualname__}", init_args=Namespace(init_args)
-    )
 
 
 def run(args: Sequence[str]) -> int:

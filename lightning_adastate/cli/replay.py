@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from lightning_adastate.checkpoints import load_into
+from lightning_adastate.cli.parser import SentenceParser
 from lightning_adastate.noise import NoiseKey, NoiseSource, RecordedNoise
 from lightning_adastate.rope import rope_table, rotate
 from lightning_adastate.streamer import Scratch, Streamer
@@ -56,7 +57,7 @@ class LayoutChunk(TypedDict, total=False):
 
 def replay_parser() -> ArgumentParser:
     """Return the parser of ``replay``: the streamer's components under ``--model``, and the files."""
-    parser = ArgumentParser(prog="lightning_adastate replay", description=DESCRIPTION)
+    parser = SentenceParser(prog="lightning_adastate replay", description=DESCRIPTION)
     parser.add_argument(
         "-c", "--config", action="config", help="A YAML file, see configs/replay/."
     )

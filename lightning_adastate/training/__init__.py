@@ -1,11 +1,15 @@
 """Training stages: one LightningModule each."""
 
 from lightning_adastate.training.base import StreamModule, VideoBatch, VideoChunk
+from lightning_adastate.training.causal_flow_matching import CausalFlowMatching
+from lightning_adastate.training.flow_matching import FlowMatching
 from lightning_adastate.training.hooks import FrameWeightHook
 from lightning_adastate.training.optimization import Optimization
 from lightning_adastate.training.self_forcing import SelfForcing
 
 __all__ = [
+    "CausalFlowMatching",
+    "FlowMatching",
     "FrameWeightHook",
     "Optimization",
     "SelfForcing",

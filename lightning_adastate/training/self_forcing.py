@@ -286,19 +286,18 @@ class SelfForcing(ManualModule):
             with torch.no_grad():
                 state = streamer.prefill(state, given_BFCHW)
         # Chunks may differ in their passes (Causal Forcing's first chunk); each kind leaves at its own.
+        chosen = 0
         for first, count in self._alike(streamer.schedule, state.chunk):
-            chosen = exit_step
-            if chosen is None:
-                chosen = self.draw_exit_step(phase, streamer.schedule, first)
+            chosen = exit_step if exit_step is not None else self.draw_exit_step(phase, first)
             latents, state = streamer.rollout(
                 state, count, exit_step=chosen, kv_gradient=self.kv_gradient
             )
             parts.append(latents)
         return Rollout(torch.cat(parts, dim=1), chosen)
 
-    def draw_exit_step(self, phase: str, schedule: Schedule, chunk: int) -> int:
+    def draw_exit_step(self, phase: str, chunk: int) -> int:
         """Draw the pass at which chunks like ``chunk`` are left: one for all rows, chunks and ranks."""
-        passes = sum(how.kind == "denoise" for how in schedule.passes(chunk))
+        passes = sum(how.kind == "denoise" for how in self.generator.schedule.passes(chunk))
         if self.exit_step == "last":
             return passes - 1
         generator = self.generator_for(f"{phase} exit {min(chunk, 1)}", all_ranks_alike=True)

@@ -1,6 +1,5 @@
 """DMD and critic losses: recorded numbers, order of operations, gradients."""
 
-import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import GOLDEN, golden_backbone
@@ -8,11 +7,8 @@ from tiny import GOLDEN, golden_backbone
 from lightning_adastate.losses import (
     CriticLoss,
     DMDLoss,
-    HorizonWeighting,
     Networks,
     NoiseDraw,
-    dmd_gradient,
-    dmd_loss,
 )
 
 

@@ -1,12 +1,10 @@
 """Self-forcing: recorded gradients, counts, the average."""
 
-import copy
-
 import pytest
 import torch
 from safetensors.torch import load_file
 from tiny import GOLDEN, golden_backbone
-from training_toy import backbone, loader, self_forcing, trainer
+from training_toy import loader, self_forcing, trainer
 
 from lightning_adastate.anchors import StaticAnchor
 from lightning_adastate.caches import SlidingCache

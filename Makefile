@@ -1,0 +1,35 @@
+# make demo | test | lint | docs: each makes the environment and installs what it needs; a second call is instant.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Several test processes or a big machine: one thread each is faster than threads that fight. Override at will.
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: demo test slow lint docs clean
+
+demo: $(VENV)/.ready-test
+	$(BIN)/python -m lightning_adastate.demo $(DEMO_ARGS)
+
+test: $(VENV)/.ready-test
+	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+slow: $(VENV)/.ready-test
+	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)
+
+lint: $(VENV)/.ready-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+docs: $(VENV)/.ready-docs
+	$(BIN)/mkdocs build --strict
+
+clean:
+	rm -rf $(VENV) build dist site .pytest_cache .mypy_cache .ruff_cache
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.ready-%: pyproject.toml constraints.txt | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$*]'
+	touch $@

@@ -1,0 +1,91 @@
+"""A recipe's module from Python: the same file, names and overrides as on the command line."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Sequence
+
+from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule
+
+from lightning_adastate.cli.parser import SentenceParser
+from lightning_adastate.cli.shipped import find_config, recipe_names, resolve_arguments
+from lightning_adastate.training.base import StreamModule
+
+FAMILIES = (
+    "anchors",
+    "backbones",
+    "caches",
+    "callbacks",
+    "codecs",
+    "data",
+    "losses",
+    "metrics",
+    "noise",
+    "schedules",
+    "text",
+    "training",
+)
+"""Modules whose classes are known by their short names."""
+
+STREAMING = ("open_stream", "stream", "streamer", "encode_text")
+"""What a module may override; `generate` then builds that module and not only its components."""
+
+
+def import_families() -> None:
+    """Import every family, so that its classes can be named without their path."""
+    for family in FAMILIES:
+        importlib.import_module(f"lightning_adastate.{family}")
+
+
+def load_module(
+    config: str, *, weights: str | None = None, overrides: Sequence[str] = ()
+) -> StreamModule:
+    """Return what a recipe streams with, ready to stream.
+
+    Args:
+        config: A recipe's file, or the name of a shipped one (``toy/adastate``).
+        weights: Backbone weights instead of the recipe's.
+        overrides: As on the command line, for example ``["--model.anchor=EMAAnchor"]``.
+
+    Raises:
+        ValueError: If there is no such recipe, or it does not fit.
+    """
+    import_families()
+    path = find_config(config)
+    if path is None:
+        raise ValueError(f"there is no config {config!r}; shipped are {', '.join(recipe_names())}")
+    parser = SentenceParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    parser.add_subclass_arguments(StreamModule, "model")
+    parser.add_subclass_arguments(LightningDataModule, "data", required=False)
+    for other in ("trainer", "generation"):
+        parser.add_argument(f"--{other}", type=dict)
+    parser.add_argument("--seed_everything", type=int)
+    config_file = parser.parse_args([f"--config={path}", *resolve_arguments(overrides)])
+    wanted = Namespace(model=streaming_part(config_file.model, weights))
+    module: StreamModule = parser.instantiate_classes(wanted).model
+    return module.eval()
+
+
+def streaming_part(model: Namespace, weights: str | None) -> Namespace:
+    """Return the configuration of what streams: no loss, no teacher, no critic, no average.
+
+    Args:
+        model: The configured module.
+        weights: Weights to load instead of the configured ones.
+    """
+    module, _, name = model.class_path.rpartition(".")
+    chosen = getattr(importlib.import_module(module), name)
+    init_args = dict(model.init_args.items(branches=True, nested=False))
+    if all(getattr(chosen, method, None) is getattr(StreamModule, method) for method in STREAMING):
+        known = StreamModule.__init__.__annotations__
+        init_args = {key: value for key, value in init_args.items() if key in known}
+        chosen = StreamModule
+    if "ema_decay" in init_args:
+        init_args["ema_decay"] = None
+    if weights is not None:
+        init_args["weights"] = weights
+    return Namespace(
+        class_path=f"{chosen.__module__}.{chosen.__qualname__}", init_args=Namespace(init_args)
+    )
