@@ -21,7 +21,10 @@ MODEL_VERBS = {
 }
 """Verbs that take a recipe; they need Lightning, which is imported only for them."""
 
-SMALL_VERBS = {"replay": "run another implementation's recorded case through our loop, and compare"}
+SMALL_VERBS = {
+    "compare": "stream the same weights, prompts and noise with several anchors, and score them",
+    "replay": "run another implementation's recorded case through our loop, and compare",
+}
 """Verbs with a parser of their own: the module ``cli.<verb>`` has ``main(args) -> int``."""
 
 EXAMPLES = f"""examples:
@@ -47,7 +50,10 @@ def main(args: Sequence[str] | None = None) -> int:
     verbs = [*MODEL_VERBS, *SMALL_VERBS]
     if given[0] not in verbs:
         hint = nearest(given[0], verbs)
-        print(f"error: there is no verb {given[0]!r}; it is one of {', '.join(verbs)}{hint}", file=sys.stderr)
+        print(
+            f"error: there is no verb {given[0]!r}; it is one of {', '.join(verbs)}{hint}",
+            file=sys.stderr,
+        )
         return 2
     find_third_party_classes()
     try:

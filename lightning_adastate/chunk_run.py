@@ -1,28 +1,42 @@
-"""The passes of one chunk: what they read, their noise, and the calls of the backbone."""
+"""One chunk: how it is laid out, its passes (what they read, their noise), and how it is closed."""
 
 # Shapes: L layers, B batch, F frames, S tokens, N heads, D head dim, C channels, H W latent height / width.
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from lightning_adastate.anchors.base import Anchor
 from lightning_adastate.backbones.base import Backbone
-from lightning_adastate.caches.base import split_oldest
+from lightning_adastate.caches.base import Cache, split_oldest
 from lightning_adastate.noise import NoiseKey, NoiseSource, Slot
 from lightning_adastate.rope import RopeTable, rope_table, rotate
 from lightning_adastate.types import (
     KV,
     BackboneOutput,
+    Chunk,
+    Committed,
     Contents,
+    Event,
     LivePositions,
     Positions,
     StreamState,
     Window,
+    WindowFrames,
 )
+
+KVGradient = Literal["detach", "straight_through", "state", "all"]
+"""What the cached keys and values pass back to the chunk that made them.
+
+``detach``: nothing (the paper). ``straight_through``: the clean values, the exit pass's gradient (the
+public Self-Forcing code). ``state``: the clean pass keeps its graph for state frames. ``all``: for
+state and content.
+"""
 
 
 class Scratch:
@@ -53,7 +67,7 @@ class Plan:
 
 
 class ChunkRun:
-    """The passes of one chunk: what they read, their noise, and the calls of the backbone."""
+    """One chunk: how it is laid out, its passes (what they read, their noise), and how it is closed."""
 
     def __init__(
         self,
@@ -176,3 +190,78 @@ class ChunkRun:
             value[:, :, start:stop] = part.value_LBFTND.flatten(2, 3)
             start = stop
         return Window(key, value, start, True)
+
+
+def plan_chunk(
+    anchor: Anchor, cache: Cache, state: StreamState, num_content: int, event: Event | None
+) -> Plan:
+    """Make room, let the anchor absorb what left, and index everything. Once per chunk."""
+    contents = state.anchor
+    room = cache.make_room(
+        state.blocks,
+        num_new=num_content,
+        anchor_shown=anchor.num_shown(contents),
+        anchor_full=anchor.num_frames,
+    )
+    if room.evicted is not None:
+        contents = anchor.absorb(contents, room.evicted, room.kept)
+    births = tuple(range(state.first_frame, state.first_frame + num_content))
+    num_state = anchor.num_live_frames(contents)
+    return place_frames(anchor, cache, contents, room.kept, births, num_state, event)
+
+
+def place_frames(
+    anchor: Anchor,
+    cache: Cache,
+    contents: Contents,
+    kept: tuple[KV, ...],
+    live_births: tuple[int, ...],
+    num_state: int = 0,
+    event: Event | None = None,
+) -> Plan:
+    """Ask the anchor what it shows and the cache where everything stands."""
+    cached_births = tuple(birth for block in kept for birth in block.births)
+    anchor_kv = anchor.read(contents, (*cached_births, *live_births)[0])
+    anchor_births = anchor_kv.births if anchor_kv is not None else ()
+    frames = WindowFrames(anchor_births, num_state, cached_births, live_births)
+    positions = cache.positions(frames, event)
+    return Plan(contents, kept, anchor_kv, positions, num_state, len(live_births))
+
+
+def close_chunk(
+    anchor: Anchor,
+    cache: Cache,
+    state: StreamState,
+    plan: Plan,
+    x0_BFCHW: Tensor,
+    kv: KV,
+    kv_gradient: KVGradient,
+) -> Chunk:
+    """Hand the committed frames to anchor and window, and return the chunk."""
+    count = plan.num_state
+    first, last = state.first_frame, state.first_frame + plan.num_content
+    hidden, content = x0_BFCHW[:, :count], x0_BFCHW[:, count:]
+    if kv_gradient == "detach":
+        kv = kv.detach()
+    state_kv = replace(kv.frames(0, count), births=tuple(range(first, first + count)))
+    content_kv = replace(kv.frames(count), births=tuple(range(first, last)))
+    if kv_gradient == "state":
+        content_kv = content_kv.detach()
+    committed = Committed(
+        content=content_kv,
+        content_latents_BFCHW=content.detach(),
+        state=state_kv if count else None,
+        state_latents_BFCHW=hidden.detach() if count else None,
+    )
+    recent = content.detach()
+    if state.recent_BFCHW is not None:
+        recent = torch.cat([state.recent_BFCHW, recent], dim=1)
+    after = replace(
+        state,
+        chunk=state.chunk + 1,
+        first_frame=last,
+        blocks=(*plan.kept, content_kv),
+        anchor=anchor.commit(plan.contents, committed),
+        recent_BFCHW=recent[:, -cache.max_frames :],
+    )
+    return Chunk(state.chunk, first, content, hidden if count else None, after)

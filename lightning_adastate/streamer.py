@@ -7,7 +7,6 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,27 +14,24 @@ from torch import Tensor, nn
 from lightning_adastate.anchors.base import Anchor
 from lightning_adastate.backbones.base import Backbone
 from lightning_adastate.caches.base import Cache, split_oldest
-from lightning_adastate.chunk_run import ChunkRun, Plan, Scratch
+from lightning_adastate.chunk_run import (
+    ChunkRun,
+    KVGradient,
+    Plan,
+    Scratch,
+    close_chunk,
+    place_frames,
+    plan_chunk,
+)
 from lightning_adastate.flow import add_noise, velocity_to_x0
 from lightning_adastate.noise import CounterNoise, NoiseSource
 from lightning_adastate.schedules.base import Pass, Schedule
 from lightning_adastate.types import (
     KV,
     Chunk,
-    Committed,
-    Contents,
     Event,
     StreamState,
-    WindowFrames,
 )
-
-KVGradient = Literal["detach", "straight_through", "state", "all"]
-"""What the cached keys and values pass back to the chunk that made them.
-
-``detach``: nothing (the paper). ``straight_through``: the clean values, the exit pass's gradient (the
-public Self-Forcing code). ``state``: the clean pass keeps its graph for state frames. ``all``: for
-state and content.
-"""
 
 
 class Streamer(nn.Module):
@@ -272,7 +268,7 @@ class Streamer(nn.Module):
             if how.kind == "commit":
                 kv = self._commit(run, how, x0, exit_kv, kv_gradient)
         assert kv is not None, "a schedule must commit one pass"
-        return self._close(state, plan, x0, kv, kv_gradient)
+        return close_chunk(self.anchor, self.cache, state, plan, x0, kv, kv_gradient)
 
     def teach(
         self,
@@ -320,7 +316,8 @@ class Streamer(nn.Module):
             context = add_noise(live, run.draw_live(1), context_sigma_B)
         kv = run.forward(context, torch.zeros_like(timestep_BF), return_kv=True).kv
         assert kv is not None
-        return out.velocity_BFCHW, fresh - live, self._close(state, plan, live, kv, "all")
+        done = close_chunk(self.anchor, self.cache, state, plan, live, kv, "all")
+        return out.velocity_BFCHW, fresh - live, done
 
     def live_state_frames(self, state: StreamState) -> int:
         """Return how many hidden frames the next chunk denoises beside its content."""
@@ -353,44 +350,16 @@ class Streamer(nn.Module):
         """Re-encode the newest clean frames in one pass behind the anchor; they become the cache."""
         count = latents_BFCHW.shape[1]
         births = tuple(range(state.first_frame - count, state.first_frame))
-        plan = self._place(state.anchor, (), births, num_state=0, event=None)
+        plan = place_frames(self.anchor, self.cache, state.anchor, (), births)
         run = self._run(state, plan)
         out = run.forward(latents_BFCHW, latents_BFCHW.new_zeros(1, count), return_kv=True)
         assert out.kv is not None
         return replace(state, blocks=(replace(out.kv, births=births),))
 
     def _plan(self, state: StreamState, event: Event | None) -> Plan:
-        """Make room, let the anchor absorb what left, and index everything. Once per chunk."""
-        contents = state.anchor
-        num_content = self.schedule.frames_of(state.chunk)
-        room = self.cache.make_room(
-            state.blocks,
-            num_new=num_content,
-            anchor_shown=self.anchor.num_shown(contents),
-            anchor_full=self.anchor.num_frames,
-        )
-        if room.evicted is not None:
-            contents = self.anchor.absorb(contents, room.evicted, room.kept)
-        births = tuple(range(state.first_frame, state.first_frame + num_content))
-        num_state = self.anchor.num_live_frames(contents)
-        return self._place(contents, room.kept, births, num_state=num_state, event=event)
-
-    def _place(
-        self,
-        contents: Contents,
-        kept: tuple[KV, ...],
-        live_births: tuple[int, ...],
-        *,
-        num_state: int,
-        event: Event | None,
-    ) -> Plan:
-        """Ask the anchor what it shows and the cache where everything stands."""
-        cached_births = tuple(birth for block in kept for birth in block.births)
-        anchor_kv = self.anchor.read(contents, (*cached_births, *live_births)[0])
-        anchor_births = anchor_kv.births if anchor_kv is not None else ()
-        frames = WindowFrames(anchor_births, num_state, cached_births, live_births)
-        positions = self.cache.positions(frames, event)
-        return Plan(contents, kept, anchor_kv, positions, num_state, len(live_births))
+        """Lay the next chunk out."""
+        frames = self.schedule.frames_of(state.chunk)
+        return plan_chunk(self.anchor, self.cache, state, frames, event)
 
     def _commit(
         self,
@@ -423,39 +392,6 @@ class Streamer(nn.Module):
             key_LBFTND=kv.key_LBFTND + (exit_kv.key_LBFTND - exit_kv.key_LBFTND.detach()),
             value_LBFTND=kv.value_LBFTND + (exit_kv.value_LBFTND - exit_kv.value_LBFTND.detach()),
         )
-
-    def _close(
-        self, state: StreamState, plan: Plan, x0_BFCHW: Tensor, kv: KV, kv_gradient: KVGradient
-    ) -> Chunk:
-        """Hand the committed frames to anchor and window, and return the chunk."""
-        count = plan.num_state
-        first, last = state.first_frame, state.first_frame + plan.num_content
-        state_x0, content_x0 = (
-            (x0_BFCHW[:, :count], x0_BFCHW[:, count:]) if count else (None, x0_BFCHW)
-        )
-        state_kv = replace(kv.frames(0, count), births=tuple(range(first, first + count)))
-        content_kv = replace(kv.frames(count), births=tuple(range(first, last)))
-        if kv_gradient == "state":
-            content_kv = content_kv.detach()
-        committed = Committed(
-            content=content_kv,
-            content_latents_BFCHW=content_x0.detach(),
-            state=state_kv if count else None,
-            state_latents_BFCHW=state_x0.detach() if state_x0 is not None else None,
-        )
-        newest = content_x0.detach()
-        recent = (
-            newest if state.recent_BFCHW is None else torch.cat([state.recent_BFCHW, newest], 1)
-        )
-        after = replace(
-            state,
-            chunk=state.chunk + 1,
-            first_frame=last,
-            blocks=(*plan.kept, content_kv),
-            anchor=self.anchor.commit(plan.contents, committed),
-            recent_BFCHW=recent[:, -self.cache.max_frames :],
-        )
-        return Chunk(state.chunk, first, content_x0, state_x0, after)
 
 
 __all__ = ["KVGradient", "Scratch", "Streamer"]

@@ -27,6 +27,7 @@ RANKS = {
     "metrics": 2,
     "video": 2,
     "checkpoints": 3,
+    "pictures": 3,
     "streamer": 3,
     "chunk_run": 3,
     "training": 4,
@@ -132,4 +133,6 @@ def test_all_is_sorted_and_complete(path):
 
 
 def test_every_public_name_can_be_imported():
-    assert [name for name in lightning_adastate.__all__ if not hasattr(lightning_adastate, name)] == []
+    assert [
+        name for name in lightning_adastate.__all__ if not hasattr(lightning_adastate, name)
+    ] == []

@@ -9,6 +9,7 @@ from lightning_adastate.anchors import AdaptiveAnchor
 from lightning_adastate.backbones import WanTransformer
 from lightning_adastate.caches import RelativisticCache
 from lightning_adastate.codecs import PixelShuffleCodec
+from lightning_adastate.data.sampler import ClipSampler
 from lightning_adastate.losses import CriticLoss, DMDLoss, FlowMatchingLoss
 from lightning_adastate.schedules import FewStepSchedule
 from lightning_adastate.text import VocabularyEncoder
@@ -73,9 +74,9 @@ class Clips(Dataset):
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, index: int) -> tuple[torch.Tensor, str]:
-        generator = torch.Generator().manual_seed(index)
-        return torch.rand(self.frames, 3, *FRAME_SIZE, generator=generator), f"clip {index}"
+    def __getitem__(self, draw: tuple[int, int]) -> tuple[torch.Tensor, str]:
+        generator = torch.Generator().manual_seed(draw[0])
+        return torch.rand(self.frames, 3, *FRAME_SIZE, generator=generator), f"clip {draw[0]}"
 
 
 def collate(samples):
@@ -83,14 +84,22 @@ def collate(samples):
     return {"video": torch.stack(videos), "prompts": list(prompts)}
 
 
-def loader(count: int = 12, batch_size: int = 2, *, shuffle: bool = False, frames: int = 5):
-    generator = torch.Generator().manual_seed(0)
+def loader(
+    count: int = 12,
+    batch_size: int = 2,
+    *,
+    shuffle: bool = False,
+    frames: int = 5,
+    ranks: int = 1,
+    rank: int = 0,
+) -> StatefulDataLoader:
+    clips = Clips(count, frames)
     return StatefulDataLoader(
-        Clips(count, frames),
+        clips,
         batch_size=batch_size,
-        shuffle=shuffle,
+        sampler=ClipSampler(clips, num_replicas=ranks, rank=rank, shuffle=shuffle),
         collate_fn=collate,
-        generator=generator,
+        generator=torch.Generator().manual_seed(0),
     )
 
 

@@ -151,7 +151,8 @@ def concrete_subclasses(base: type) -> Iterator[type]:
     private = base.__name__.startswith("_") or "<locals>" in base.__qualname__
     if not inspect.isabstract(base) and not private:
         yield base
-    for child in type.__subclasses__(base):
+    children: list[type] = type.__subclasses__(base)
+    for child in children:
         yield from concrete_subclasses(child)
 
 

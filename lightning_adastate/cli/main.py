@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from lightning_adastate.cli.generate import Generation, generate
 from lightning_adastate.cli.loading import import_families, streaming_part
 from lightning_adastate.cli.parser import SentenceParser
 from lightning_adastate.training.base import StreamModule
+
 
 class Parser(SentenceParser, LightningArgumentParser):
     """LightningCLI's parser with our errors."""
@@ -120,12 +122,14 @@ class CLI(LightningCLI):
 
     def generate(self, model: StreamModule, **options: Any) -> None:
         """Stream."""
+        assert isinstance(self.trainer, StreamTrainer)
         self.exit_code = self.trainer.generate(model, self.generation, **options)
 
 
 def run(args: Sequence[str]) -> int:
     """Run one verb and return its exit code."""
     import_families()
+    warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")  # torch's, about Lightning
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     try:
         return CLI(args).exit_code

@@ -63,12 +63,12 @@ class SentenceParser(ArgumentParser):
         with nothing_inherited():
             return super().parse_args(args, namespace, **kwargs)
 
-    def parse_object(  # type: ignore[override]
+    def parse_object(
         self, cfg_obj: dict[str, Any] | Namespace, *args: Any, **kwargs: Any
     ) -> Namespace:
         """Parse a configuration given as a dictionary."""
         with nothing_inherited():
-            return super().parse_object(cfg_obj, *args, **kwargs)
+            return cast(Namespace, super().parse_object(cfg_obj, *args, **kwargs))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong in one sentence and leave with exit code 2."""

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -86,8 +86,8 @@ class KalmanWorld:
         Raises:
             ValueError: If the policy is unknown, or there are fewer frames than late ones and given.
         """
-        if policy not in ("none", "static", "ema", "replacement", "adaptive"):
-            raise ValueError(f"`policy` must be one of {Policy.__args__}, got {policy!r}")  # type: ignore[attr-defined]
+        if policy not in get_args(Policy):
+            raise ValueError(f"`policy` must be one of {get_args(Policy)}, got {policy!r}")
         if num_frames < 14 + GIVEN:
             raise ValueError(f"`num_frames` must be {14 + GIVEN} or more, got {num_frames}")
         places = self._roll_out(policy, num_frames)
@@ -108,16 +108,15 @@ class KalmanWorld:
         frames[np.arange(self.horizon), 1 + np.arange(self.horizon)] = self.noise
         return frames
 
-    def _fit(self, features: list[Rows], targets: list[Rows]) -> Predictor:
+    def _fit(self, inputs: list[Rows], targets: list[Rows]) -> Predictor:
         """Regress on all cases at once, from exact second moments."""
-        power = np.ones(features[0].shape[1])
+        power = np.ones(inputs[0].shape[1])
         power[0] = self.velocity_power
-        moments = sum((x * power) @ x.T for x in features)
-        weights = np.linalg.solve(
-            np.asarray(moments), sum((x * power) @ y.T for x, y in zip(features, targets, strict=True))
-        )
-        left = [y - weights.T @ x for x, y in zip(features, targets, strict=True)]
-        return Predictor(weights, np.asarray(sum((r * power) @ r.T for r in left)) / len(left))
+        cases = list(zip(inputs, targets, strict=True))
+        moments = np.sum([(x * power) @ x.T for x in inputs], axis=0)
+        weights = np.linalg.solve(moments, np.sum([(x * power) @ y.T for x, y in cases], axis=0))
+        left = [y - weights.T @ x for x, y in cases]
+        return Predictor(weights, np.mean([(r * power) @ r.T for r in left], axis=0))
 
     def _learn(self, policy: Policy) -> Predictor:
         """Fit one rule to every place of the clip, with the first frame as anchor if any."""

@@ -142,3 +142,16 @@ def test_unknown_prompts_and_velocities_are_refused():
 def test_frames_of_another_size_are_refused():
     with pytest.raises(ValueError, match="expected frames of 3 x 8 x 16"):
         decode_pan(PanWorld(), torch.zeros(1, 1, 3, 8, 15))
+
+
+def test_the_decoder_finds_the_nearest_crop_even_of_frames_unlike_any():
+    world = PanWorld()
+    video = torch.rand(2, 5, 3, 8, 16, generator=torch.Generator().manual_seed(0))
+    crops = world.background(torch.arange(480) / 2)
+    difference = (video[:, :, None] - crops).double()
+    difference[..., world.hero_rows, world.hero_columns] = 0.0
+    distance = difference.square().sum((-3, -2, -1))
+    reading = decode_pan(world, video)
+    assert torch.equal(reading.position_BF, distance.argmin(-1) / 2.0)
+    expected = (distance.amin(-1) / (3 * (8 * 16 - 4 * 4))).sqrt()
+    torch.testing.assert_close(reading.residual_BF, expected, atol=1e-6, rtol=0.0)

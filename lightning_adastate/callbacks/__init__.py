@@ -1,0 +1,7 @@
+"""Callbacks: they observe and write; loss weighting is the one that changes what is computed."""
+
+from lightning_adastate.callbacks.exact_resume import ExactResume
+from lightning_adastate.callbacks.graceful_stop import GracefulStop
+from lightning_adastate.callbacks.loss_weighting import HorizonRamp, LossWeightingCallback
+
+__all__ = ["ExactResume", "GracefulStop", "HorizonRamp", "LossWeightingCallback"]

@@ -1,0 +1,115 @@
+"""A stop that loses nothing: on SIGTERM or Ctrl-C the run is saved at the next whole step."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+from pathlib import Path
+from types import FrameType
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+log = logging.getLogger(__name__)
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class GracefulStop(Callback):
+    """Save at the next whole optimiser step after SIGTERM or Ctrl-C, and end the run.
+
+    The checkpoint resumes in the middle of the epoch. A second signal does what it does without us. All
+    ranks stop at the same batch, whichever of them got the signal.
+
+    Args:
+        filename: Name of the checkpoint.
+        folder: Where to write it; ``None`` is the folder of the first ``ModelCheckpoint``, else the
+            trainer's ``default_root_dir``.
+
+    Raises:
+        ValueError: If the name is no ``.ckpt``.
+    """
+
+    def __init__(self, filename: str = "stopped.ckpt", *, folder: str | None = None) -> None:
+        super().__init__()
+        if not filename.endswith(".ckpt"):
+            raise ValueError(f"`filename` must end in .ckpt, got {filename!r}")
+        self.filename = filename
+        self.folder = folder
+        self._asked: str | None = None
+        self._before: dict[int, signal._HANDLER] = {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen, in place of Lightning, which would raise in the middle of a step."""
+        del trainer, pl_module
+        self._asked = None
+        if threading.current_thread() is threading.main_thread():
+            for number in SIGNALS:
+                self._before[number] = signal.signal(number, self._ask)
+
+    def on_train_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: object,
+        batch: object,
+        batch_idx: int,
+    ) -> None:
+        """Save and stop if anyone was asked to and no gradient is waiting for more batches."""
+        del outputs, batch, batch_idx
+        asked = self._asked is not None
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if asked and getattr(pl_module, "at_whole_step", True) and not trainer.should_stop:
+            self._stop(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Give the signals back."""
+        del trainer, pl_module
+        self._restore()
+
+    def on_exception(
+        self, trainer: Trainer, pl_module: LightningModule, exception: BaseException
+    ) -> None:
+        """Give the signals back."""
+        del trainer, pl_module, exception
+        self._restore()
+
+    def path(self, trainer: Trainer) -> Path:
+        """Return where the checkpoint goes."""
+        folder = self.folder
+        if folder is None and trainer.checkpoint_callback is not None:
+            folder = getattr(trainer.checkpoint_callback, "dirpath", None)
+        return Path(folder if folder is not None else trainer.default_root_dir) / self.filename
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self._asked = signal.Signals(number).name
+        self._restore()
+        log.warning("%s: saving at the next whole step, then stopping", self._asked)
+
+    def _restore(self) -> None:
+        if threading.current_thread() is threading.main_thread():
+            for number, handler in self._before.items():
+                signal.signal(number, handler)
+            self._before = {}
+
+    def _stop(self, trainer: Trainer) -> None:
+        path = self.path(trainer)
+        trainer.save_checkpoint(path)
+        if trainer.is_global_zero:
+            log.warning(
+                "stopped after generator step %d; resume with --ckpt_path %s",
+                trainer.global_step,
+                path,
+            )
+        # What would otherwise follow a stop takes time that a killed run has not: a validation, and
+        # checkpoints that look like the end of an epoch.
+        trainer.limit_val_batches = 0
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint):
+                callback._last_global_step_saved = trainer.global_step
+        trainer.fit_loop.min_epochs = 0
+        trainer.fit_loop.epoch_loop.min_steps = None
+        trainer.should_stop = True

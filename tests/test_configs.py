@@ -1,0 +1,137 @@
+"""Every configuration in configs/ parses; every recipe trains and streams at toy size."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+import yaml
+from families import FAMILIES
+from lightning.pytorch import LightningDataModule
+from torch import nn
+
+from lightning_adastate.__main__ import main
+from lightning_adastate.backbones import Backbone
+from lightning_adastate.cli.compare import compare_parser
+from lightning_adastate.cli.loading import import_families
+from lightning_adastate.cli.parser import SentenceParser
+from lightning_adastate.cli.replay import replay_parser
+from lightning_adastate.cli.shipped import config_root
+
+ROOT = config_root()
+
+
+def read(name):
+    return yaml.safe_load((ROOT / name).read_text())
+
+
+FILES = sorted(path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*.yaml"))
+COMPONENTS = [name for name in FILES if "class_path" in read(name)]
+RECIPES = [
+    name.removesuffix(".yaml") for name in FILES if "class_path" in read(name).get("model", {})
+]
+COMPARISONS = [name for name in FILES if "anchors" in read(name)]
+REPLAYS = [name for name in FILES if name.startswith("replay/") and name not in COMPONENTS]
+WEIGHTS = ("weights", "teacher_weights", "critic_weights")
+
+
+def base_of(name):
+    """The type a component's file is a value of, by its folder."""
+    folder = name.partition("/")[0]
+    if folder in FAMILIES:
+        return getattr(importlib.import_module(f"lightning_adastate.{folder}"), FAMILIES[folder])
+    return {"losses": nn.Module, "toy": LightningDataModule, "replay": Backbone}[folder]
+
+
+def model_of(recipe):
+    return read(f"{recipe}.yaml")["model"]["init_args"]
+
+
+def without_weights(recipe):
+    """Recipes start from trained files; at toy size any weights will do."""
+    return [f"--model.{name}=null" for name in WEIGHTS if name in model_of(recipe)]
+
+
+def test_there_are_configurations():
+    assert {"toy/adastate", "toy/teacher", "toy/causal"} <= set(RECIPES)
+    assert REPLAYS
+    assert (
+        sorted([*COMPONENTS, *COMPARISONS, *REPLAYS, *(f"{name}.yaml" for name in RECIPES)])
+        == FILES
+    )
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_comment_says_what_it_is(name):
+    assert (ROOT / name).read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("name", COMPONENTS)
+def test_component_builds(name):
+    import_families()
+    parser = SentenceParser(exit_on_error=False)
+    parser.add_subclass_arguments(base_of(name), "part")
+    built = parser.instantiate_classes(parser.parse_args([f"--part={ROOT / name}"]))
+    assert type(built.part).__name__ == read(name)["class_path"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_parses(recipe, capsys):
+    assert main(["fit", "--config", recipe, "--print_config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["model"]["class_path"].endswith(read(f"{recipe}.yaml")["model"]["class_path"])
+
+
+@pytest.mark.parametrize("name", REPLAYS)
+def test_replay_config_parses(name):
+    parser = replay_parser()
+    parser.exit_on_error = False
+    config = parser.parse_args([f"--config={ROOT / name}"])
+    assert config.model.anchor.class_path
+
+
+@pytest.mark.parametrize("name", COMPARISONS)
+def test_comparison_parses(name):
+    import_families()
+    parser = compare_parser()
+    parser.exit_on_error = False
+    assert set(parser.parse_args([f"--config={ROOT / name}"]).anchors) >= {"none", "static"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_trains(recipe, tmp_path):
+    options = ["--trainer.fast_dev_run=2", "--trainer.accelerator=cpu", "--data.batch_size=4"]
+    data = ["--data.num_clips=12", "--data.video_frames=21", f"--data.cache_folder={tmp_path}"]
+    assert main(["fit", "--config", recipe, *options, *data, *without_weights(recipe)]) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipe_streams(recipe, tmp_path):
+    video = tmp_path / "video.mp4"
+    asked = ["--generation.prompts=drifting slowly west", "--generation.num_chunks=1"]
+    where = [f"--generation.output={video}", "--trainer.accelerator=cpu"]
+    weights = [part for part in without_weights(recipe) if ".weights" in part]
+    assert main(["generate", "--config", recipe, *asked, *where, *weights]) == 0
+    assert video.stat().st_size
+
+
+def test_shipped_files_are_found_from_anywhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "--config", "toy/adastate.yaml", "--print_config"]) == 0
+    assert (
+        main(
+            ["fit", "--config", "toy/adastate", "--model.anchor", "anchors/ema", "--print_config"]
+        )
+        == 0
+    )
+
+
+def test_a_local_file_wins(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("anchors").mkdir()
+    local = "class_path: StaticAnchor\ninit_args: {num_frames: 7}\n"
+    Path("anchors/ema.yaml").write_text(local)
+    main(["fit", "--config", "toy/adastate", "--model.anchor=anchors/ema.yaml", "--print_config"])
+    anchor = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["anchor"]
+    assert anchor["init_args"] == {"num_frames": 7}

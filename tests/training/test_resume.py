@@ -1,0 +1,186 @@
+"""A run that was stopped and resumed equals the uninterrupted one, bit for bit."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
+from training_toy import causal, flow_matching, loader, self_forcing, trainer
+
+from lightning_adastate.anchors import AdaptiveAnchor, StaticAnchor
+from lightning_adastate.callbacks import ExactResume, GracefulStop
+
+MODULES = {
+    "self_forcing": lambda: self_forcing(critic_warmup=1),
+    "accumulating": lambda: self_forcing(accumulate=3, critic_rollout="shared"),
+    "flow_matching": lambda: flow_matching(mode="diffusion_forcing", accumulate=2),
+    "causal": lambda: causal(training_anchors=[StaticAnchor(1), AdaptiveAnchor(1)]),
+}
+
+
+class Witness(Callback):
+    """Writes down the data and global random numbers of every batch; may send a signal."""
+
+    def __init__(self, signal_at: int | None = None, number: int = signal.SIGTERM) -> None:
+        self.signal_at, self.number = signal_at, number
+        self.seen: list[tuple[object, ...]] = []
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        drawn = (random.random(), float(np.random.rand()), float(torch.rand(())))
+        self.seen.append((batch_idx, tuple(batch["prompts"]), *drawn))
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        if pl_module.batches_seen == self.signal_at:
+            os.kill(os.getpid(), self.number)
+
+
+def run(folder, build, *, signal_at=None, number=signal.SIGTERM, resume=None, **options):
+    random.seed(1), np.random.seed(1), torch.manual_seed(1)
+    if resume is not None:
+        random.seed(2), np.random.seed(2), torch.manual_seed(2)
+    model, witness = build(), Witness(signal_at, number)
+    run = trainer(
+        folder,
+        max_epochs=2,
+        callbacks=[witness, ExactResume(), GracefulStop(), *options.pop("callbacks", [])],
+        **options,
+    )
+    run.fit(model, loader(10, shuffle=True), ckpt_path=resume, weights_only=True)
+    return model, witness.seen
+
+
+def everything(model):
+    """All that a run leaves behind, by name."""
+    found = dict(model.state_dict())
+    optimizers = model.optimizers(use_pl_optimizer=False)
+    for i, optimizer in enumerate(optimizers if isinstance(optimizers, list) else [optimizers]):
+        for j, state in optimizer.state_dict()["state"].items():
+            found.update({f"optimizer.{i}.{j}.{name}": value for name, value in state.items()})
+        found[f"lr.{i}"] = torch.tensor(optimizer.param_groups[0]["lr"])
+    found["counters"] = torch.tensor([model.batches_seen, model.global_step])
+    found["torch"] = torch.get_rng_state()
+    found["numpy"] = torch.from_numpy(np.random.get_state()[1].astype(np.int64))
+    found["python"] = torch.tensor(random.getstate()[1])
+    return found
+
+
+def assert_same(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    different = [name for name in ours if not torch.equal(ours[name], theirs[name])]
+    assert not different, different
+
+
+@pytest.mark.parametrize(
+    ("name", "stop", "saved"),
+    [
+        ("self_forcing", 1, 1),
+        ("self_forcing", 5, 5),  # the last batch of the first epoch
+        ("self_forcing", 8, 8),
+        ("self_forcing", 10, 10),  # the last of all
+        ("accumulating", 4, 6),  # within an optimiser step, so at its end, in the second epoch
+        ("flow_matching", 3, 4),
+        ("causal", 7, 7),
+    ],
+)
+def test_stopped_and_resumed_equals_uninterrupted(tmp_path, name, stop, saved):
+    whole, seen = run(tmp_path, MODULES[name])
+    first, before = run(tmp_path, MODULES[name], signal_at=stop)
+    assert first.batches_seen == saved
+    path = tmp_path / "stopped.ckpt"
+    torch.load(path, weights_only=True)
+    second, after = run(tmp_path, MODULES[name], resume=path)
+    assert before + after == seen
+    assert_same(everything(second), everything(whole))
+
+
+def test_a_checkpoint_within_an_optimizer_step_keeps_the_gradients(tmp_path):
+    build = MODULES["accumulating"]
+    whole, seen = run(tmp_path, build)
+    saves = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, every_n_epochs=1)
+    run(tmp_path, build, callbacks=[saves])  # an epoch has 5 batches, a step 3
+    second, after = run(tmp_path, build, resume=tmp_path / "epoch=0.ckpt")
+    assert seen[-len(after) :] == after
+    assert len(after) == 5
+    assert_same(everything(second), everything(whole))
+
+
+def test_ctrl_c_stops_like_sigterm_and_gives_the_signals_back(tmp_path, caplog):
+    handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    model, _ = run(tmp_path, MODULES["self_forcing"], signal_at=3, number=signal.SIGINT)
+    assert model.batches_seen == 3
+    assert f"resume with --ckpt_path {tmp_path / 'stopped.ckpt'}" in caplog.text
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
+
+
+def test_a_stop_runs_no_validation_and_saves_no_half_epoch(tmp_path):
+    class Count(Callback):
+        validations = 0
+
+        def on_validation_start(self, trainer, pl_module):
+            self.validations += 1
+
+    count, saves = Count(), ModelCheckpoint(tmp_path / "saves", save_last=True)
+    model, witness = MODULES["self_forcing"](), Witness(3)
+    callbacks = [witness, GracefulStop(), count, saves]
+    trainer(tmp_path, callbacks=callbacks, enable_checkpointing=True, min_epochs=2).fit(
+        model, loader(10), loader(4)
+    )
+    assert count.validations == 0
+    assert [path.name for path in (tmp_path / "saves").iterdir()] == ["stopped.ckpt"]
+
+
+def test_checkpoints_hold_neither_teacher_nor_codec(tmp_path):
+    run(tmp_path, MODULES["self_forcing"], signal_at=1)
+    saved = torch.load(tmp_path / "stopped.ckpt", weights_only=True)
+    kinds = {name.partition(".")[0] for name in saved["state_dict"]}
+    assert kinds == {"generator", "generator_ema", "critic"}
+    assert len(saved["optimizer_states"]) == 2
+
+
+SCRIPT = """
+import sys, pathlib
+sys.path.insert(0, {tests!r})
+from test_resume import MODULES, Witness, run
+from lightning.pytorch import Callback
+
+class Tell(Callback):
+    def on_train_batch_end(self, *args):
+        print("batch", flush=True)
+
+run(pathlib.Path(sys.argv[1]), MODULES["self_forcing"], callbacks=[Tell()], max_steps=10**6)
+"""
+
+
+@pytest.mark.slow
+def test_sigterm_from_outside_saves_and_exits_cleanly(tmp_path):
+    here = Path(__file__).parent
+    script = SCRIPT.format(tests=str(here)).replace("max_steps=10**6", "limit_train_batches=5")
+    paths = os.pathsep.join([str(here), str(here.parent), str(here.parent.parent)])
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": paths},
+    )
+    assert process.stdout.readline() == "batch\n"
+    process.send_signal(signal.SIGTERM)
+    out, err = process.communicate(timeout=120)
+    assert process.returncode == 0, err
+    assert "saving at the next whole step" in err
+    done = 1 + out.count("batch")
+    saved = torch.load(tmp_path / "stopped.ckpt", weights_only=True)
+    assert saved["batches_seen"] == done
+    assert done < 10
+    whole, _ = run(tmp_path / "whole", MODULES["self_forcing"])
+    second, _ = run(tmp_path, MODULES["self_forcing"], resume=tmp_path / "stopped.ckpt")
+    assert_same(everything(second), everything(whole))
+    time.sleep(0)
