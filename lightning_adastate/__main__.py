@@ -12,6 +12,9 @@ import lightning_adastate
 
 PROGRAM = "lightning_adastate"
 
+DEBUG = "JSONARGPARSE_DEBUG"
+"""Environment variable that asks for traces instead of sentences."""
+
 MODEL_VERBS = {
     "fit": "train a stage",
     "validate": "run the validation loop",
@@ -55,6 +58,8 @@ def main(args: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
+    if os.environ.get(DEBUG, "").lower() in ("1", "yes", "on"):
+        os.environ[DEBUG] = "true"  # the only word its parser takes
     find_third_party_classes()
     try:
         return dispatch(resolve_arguments(given))
@@ -63,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except (ValueError, OSError, ImportError) as error:
-        if os.environ.get("JSONARGPARSE_DEBUG"):
+        if os.environ.get(DEBUG) == "true":
             raise
         print(f"error: {first_sentence(error)}", file=sys.stderr)
         return 1

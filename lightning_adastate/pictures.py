@@ -56,8 +56,8 @@ def label_picture(label: str, width: int, height: int = LABEL_HEIGHT) -> Tensor:
     # A character is about 0.62 times as wide as it is high; 0.72 points are one pixel.
     size = min(0.55 * height, 0.95 * width / (0.62 * max(1, len(label)))) * 72 / DPI
     figure.text(0.5, 0.5, label, ha="center", va="center", fontsize=max(size, 1.0))
-    canvas.draw()  # type: ignore[no-untyped-call]
-    picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()  # type: ignore[no-untyped-call]
+    canvas.draw()
+    picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     return torch.from_numpy(picture).permute(2, 0, 1)
 
 

@@ -38,6 +38,7 @@ class GracefulStop(Callback):
         self.filename = filename
         self.folder = folder
         self._asked: str | None = None
+        self._waiting = False
         self._before: dict[int, signal._HANDLER] = {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -61,7 +62,20 @@ class GracefulStop(Callback):
         asked = self._asked is not None
         if trainer.world_size > 1:
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
-        if asked and getattr(pl_module, "at_whole_step", True) and not trainer.should_stop:
+        if not asked or not getattr(pl_module, "at_whole_step", True) or trainer.should_stop:
+            return
+        trainer.limit_val_batches = 0  # a killed run has no time for it
+        if trainer.is_last_batch:
+            # Lightning counts an epoch too many when it resumes from an epoch's last batch.
+            self._waiting = True
+        else:
+            self._stop(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save and stop if that had to wait for the epoch's end."""
+        del pl_module
+        if self._waiting:
+            self._waiting = False
             self._stop(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -104,12 +118,11 @@ class GracefulStop(Callback):
                 trainer.global_step,
                 path,
             )
-        # What would otherwise follow a stop takes time that a killed run has not: a validation, and
-        # checkpoints that look like the end of an epoch.
-        trainer.limit_val_batches = 0
+        # Whatever else would be saved on the way out looks like the end of an epoch and resumes wrongly.
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint):
                 callback._last_global_step_saved = trainer.global_step
+                callback._last_checkpoint_saved = str(path)
         trainer.fit_loop.min_epochs = 0
         trainer.fit_loop.epoch_loop.min_steps = None
         trainer.should_stop = True

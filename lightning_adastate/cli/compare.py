@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from jsonargparse import ArgumentParser
@@ -18,6 +20,9 @@ from torch import Tensor
 from lightning_adastate.anchors import Anchor
 from lightning_adastate.checkpoints import load_into
 from lightning_adastate.cli.arm import Arm
+from lightning_adastate.cli.loading import import_families
+from lightning_adastate.cli.pictures import write_pictures
+from lightning_adastate.cli.shipped import resolve_arguments
 from lightning_adastate.metrics import PAN_IDEAL, PanScores, paired_bootstrap, pan_scores
 from lightning_adastate.training import StreamModule
 from lightning_adastate.worlds import PanEpisodes, PanWorld, decode_pan
@@ -31,6 +36,15 @@ SHOWN = ("slope", "displacement", "loc_err", "shake", "id_bias", "bg_rmse", "dri
 
 TABLE_WIDTH = 136
 """Columns of text the tables need."""
+
+
+class Numbers(TypedDict):
+    """How much to compare: the number arguments of ``run_compare``."""
+
+    episodes: int
+    horizons: list[int]
+    num_given: int
+    seed: int
 
 
 def compare_parser() -> ArgumentParser:
@@ -160,7 +174,7 @@ def print_tables(arms: Mapping[str, Arm], console: Console) -> None:
     """Print means with standard errors per horizon, then paired differences from the first arm."""
     first, *others = arms
     for frames, scores in arms[first].scores.items():
-        title = f"{frames} frames, {len(scores.slope)} paired episodes (mean ± standard error)"
+        title = f"{frames} frames, {len(scores.slope)} paired episodes (mean +- standard error)"
         table = _table(title, "anchor")
         table.add_row("[dim]ideal[/dim]", *(f"[dim]{PAN_IDEAL[key]:.2f}[/dim]" for key in SHOWN))
         for name, arm in arms.items():
@@ -228,36 +242,62 @@ def _hero_error(world: PanWorld, video_BFCHW: Tensor, episodes: PanEpisodes) -> 
 
 def _cell(value_B: Tensor) -> str:
     good = value_B[~value_B.isnan()]
-    return f"{good.mean():.2f} ± {good.std() / max(1, len(good)) ** 0.5:.2f}"
+    return f"{good.mean():.2f} +- {good.std() / max(1, len(good)) ** 0.5:.2f}"
 
 
 def _ends(error_BK: Tensor) -> str:
     return f"{error_BK[:, :5].mean():.3f} -> {error_BK[:, -10:].mean():.3f}"
 
 
-def main(args: Sequence[str] | None = None) -> int:
-    """Parse, stream every arm, print and write."""
-    from lightning_adastate.cli.pictures import write_pictures
+@dataclass(frozen=True)
+class Setting:
+    """A parsed comparison: what streams, in which world, and with which anchors."""
 
+    module: StreamModule
+    world: PanWorld
+    anchors: dict[str, Anchor]
+    numbers: Numbers
+    output: Path
+
+
+def build(args: Sequence[str] | None) -> Setting:
+    """Parse the command line and build what it names."""
+    import_families()
     parser = compare_parser()
-    config = parser.parse_args(args)
-    built = parser.instantiate_classes(config)
-    anchors: dict[str, Anchor] = built.anchors or {}
-    module: StreamModule = built.model
-    if config.weights is not None:
-        load_into(module.streamer.backbone, config.weights)
-    truth, arms = run_compare(
-        module,
-        built.world,
-        anchors,
+    config = parser.parse_args(None if args is None else resolve_arguments(args))
+    numbers = Numbers(
         episodes=config.episodes,
         horizons=config.horizons,
         num_given=config.num_given,
         seed=config.seed,
     )
+    built = parser.instantiate_classes(config)
+    module: StreamModule = built.model
+    if config.weights is not None:
+        load_into(module.streamer.backbone, config.weights)
+    return Setting(module, built.world, built.anchors or {}, numbers, config.output)
+
+
+def write_files(
+    truth: PanEpisodes,
+    arms: Mapping[str, Arm],
+    world: PanWorld,
+    folder: Path,
+    *,
+    num_given: int,
+) -> None:
+    """Write scores and pictures, and say so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(arms, folder / "scores.csv")
+    write_pictures(truth, arms, world, folder, num_given=num_given)
+    print(f"written to {folder}: scores.csv, comparison.mp4, contact_sheet.png, curves.png")
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Parse, stream every arm, print and write."""
+    setting = build(args)
+    truth, arms = run_compare(setting.module, setting.world, setting.anchors, **setting.numbers)
     print_tables(arms, wide_console())
-    config.output.mkdir(parents=True, exist_ok=True)
-    write_csv(arms, config.output / "scores.csv")
-    write_pictures(truth, arms, built.world, config.output, num_given=config.num_given)
-    print(f"written to {config.output}: scores.csv, comparison.mp4, contact_sheet.png, curves.png")
+    num_given = setting.numbers["num_given"]
+    write_files(truth, arms, setting.world, setting.output, num_given=num_given)
     return 0

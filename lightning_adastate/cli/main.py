@@ -129,7 +129,9 @@ class CLI(LightningCLI):
 def run(args: Sequence[str]) -> int:
     """Run one verb and return its exit code."""
     import_families()
-    warnings.filterwarnings("ignore", message=".*isinstance.treespec.*")  # torch's, about Lightning
+    warnings.filterwarnings(
+        "ignore", message=".*isinstance.treespec.*"
+    )  # torch's, about Lightning
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     try:
         return CLI(args).exit_code

@@ -58,6 +58,7 @@ class StreamOutputs:
         self.done = False
         self.videos: list[VideoWriter] = []
         self.latents: list[LatentsWriter] = []
+        self.new_folders = _missing_folders(video, latents, state)
         try:
             for row in range(num_streams):
                 if video is not None:
@@ -99,6 +100,9 @@ class StreamOutputs:
                 video.close()
             if video.num_frames:  # otherwise a file of that name is not ours
                 video.path.unlink(missing_ok=True)
+        for folder in self.new_folders:
+            with contextlib.suppress(OSError):
+                folder.rmdir()
 
     def __enter__(self) -> StreamOutputs:
         return self
@@ -106,3 +110,9 @@ class StreamOutputs:
     def __exit__(self, *error: object) -> None:
         if not self.done:
             self._discard()
+
+
+def _missing_folders(*paths: str | None) -> list[Path]:
+    """Return the folders that writing to ``paths`` would make, deepest first."""
+    parents = {folder for path in paths if path is not None for folder in Path(path).parents}
+    return sorted((p for p in parents if not p.exists()), key=lambda p: -len(p.parts))

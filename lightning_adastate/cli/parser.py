@@ -15,15 +15,7 @@ from jsonargparse import ArgumentParser, Namespace
 from lightning_adastate.cli.errors import nearest, one_sentence
 from lightning_adastate.cli.shipped import recipe_names
 
-DEBUG = "JSONARGPARSE_DEBUG"
-"""Environment variable that asks for traces instead of sentences."""
-
 DISCARD = "discard_init_args_on_class_path_change"
-
-
-def debugging() -> bool:
-    """Tell whether the user wants to see traces."""
-    return os.environ.get(DEBUG, "").lower() not in ("", "0", "false")
 
 
 def _discard_all(parser_or_action: object, before: Any, after: Any) -> None:
@@ -73,7 +65,7 @@ class SentenceParser(ArgumentParser):
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong in one sentence and leave with exit code 2."""
         # Nested parsers rely on the exception; a hundred lines of usage would bury the sentence.
-        if not self.exit_on_error or debugging():
+        if not self.exit_on_error or os.environ.get("JSONARGPARSE_DEBUG") == "true":
             super().error(message, ex)
         parser = cast(ArgumentParser, getattr(ex, "subcommand_parser", None) or self)
         sys.stderr.write(f"error: {explain(message, parser)}\n")
@@ -86,7 +78,8 @@ def explain(message: str, parser: ArgumentParser) -> str:
         options = [option for action in parser._actions for option in action.option_strings]
         given = found[1].partition("=")[0]
         head = given.split(".")[0]
-        hint = nearest(given, options) or nearest(head, [o.split(".")[0] for o in options])
+        heads = [option.split(".")[0] for option in options]
+        hint = nearest(given, options) if head in heads else nearest(head, heads)
         return f"there is no option {given}{hint or f'; see {parser.prog} --help'}"
     if found := re.match(r".*File does not exist: '([^']+)'", message, re.DOTALL):
         names = recipe_names()

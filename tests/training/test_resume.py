@@ -105,7 +105,7 @@ def test_a_checkpoint_within_an_optimizer_step_keeps_the_gradients(tmp_path):
     build = MODULES["accumulating"]
     whole, seen = run(tmp_path, build)
     saves = ModelCheckpoint(tmp_path, "{epoch}", save_top_k=-1, every_n_epochs=1)
-    run(tmp_path, build, callbacks=[saves])  # an epoch has 5 batches, a step 3
+    run(tmp_path, build, callbacks=[saves], enable_checkpointing=True)  # an epoch has 5 batches, a step 3
     second, after = run(tmp_path, build, resume=tmp_path / "epoch=0.ckpt")
     assert seen[-len(after) :] == after
     assert len(after) == 5

@@ -1,0 +1,95 @@
+"""The main job end to end on a CPU: a short AdaState fit, four anchors streamed side by side, a table."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.console import Console
+
+QUICK = (
+    "--trainer.max_steps=2",
+    "--model.critic_warmup=1",
+    "--data.num_clips=32",
+    "--data.batch_size=4",
+)
+"""What ``--quick`` changes in the fit: enough to see that everything runs, too little to learn."""
+
+FIT = ("--trainer.max_steps=60", "--data.num_clips=256")
+"""What the demo changes in ``toy/adastate``: a third of the recipe, on fewer clips."""
+
+BEFORE = "adaptive, before the fit"
+
+
+def parse(args: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the few options the demo has."""
+    parser = argparse.ArgumentParser(prog="python -m lightning_adastate.demo", description=__doc__)
+    parser.add_argument(
+        "--output", type=Path, default=Path("demo_output"), help="folder to write to"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="a smoke run of a minute, learns nothing"
+    )
+    return parser.parse_args(args)
+
+
+def fit(folder: Path, *, quick: bool) -> Path:
+    """Fit AdaState from the shipped generator; return the checkpoint.
+
+    Raises:
+        RuntimeError: If the fit failed; it has said why.
+    """
+    from lightning_adastate.__main__ import main as command_line
+
+    command = [
+        "fit",
+        "--config=toy/adastate",
+        *(QUICK if quick else FIT),
+        f"--trainer.logger.save_dir={folder}",
+        "--trainer.logger.name=fit",
+        "--trainer.logger.version=0",
+        "--trainer.enable_model_summary=false",
+    ]
+    print("python -m lightning_adastate", *command, flush=True)
+    code = command_line(command)
+    checkpoint = folder / "fit" / "0" / "checkpoints" / "last.ckpt"
+    if code or not checkpoint.exists():
+        raise RuntimeError(f"the fit ended with code {code} and no {checkpoint}")
+    return checkpoint
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Fit, stream, measure, and say where to look."""
+    chosen = parse(args)
+    begin = time.monotonic()
+    chosen.output.mkdir(parents=True, exist_ok=True)
+    checkpoint = fit(chosen.output, quick=chosen.quick)
+
+    from lightning_adastate.anchors import AdaptiveAnchor
+    from lightning_adastate.checkpoints import load_into
+    from lightning_adastate.cli.compare import (
+        build,
+        print_tables,
+        run_compare,
+        wide_console,
+        write_files,
+    )
+
+    setting = build(["--config=toy/compare", *(["--episodes=4"] if chosen.quick else [])])
+    load_into(setting.module.streamer.backbone, "toy/generator.safetensors")
+    before = {BEFORE: AdaptiveAnchor(1)}
+    _, unfitted = run_compare(setting.module, setting.world, before, **setting.numbers)
+    load_into(setting.module.streamer.backbone, checkpoint)
+    truth, arms = run_compare(setting.module, setting.world, setting.anchors, **setting.numbers)
+    console = wide_console()
+    print_tables({**arms, **unfitted}, console)
+    write_files(truth, arms, setting.world, chosen.output, num_given=setting.numbers["num_given"])
+    Console().print(f"demo finished in {time.monotonic() - begin:.0f} s")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

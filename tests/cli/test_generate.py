@@ -1,0 +1,222 @@
+"""generate: what is streamed is exact, and nothing is ever half written."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from test_cli import ANCHOR, BASE
+
+from lightning_adastate import load_module
+from lightning_adastate.__main__ import main
+from lightning_adastate.checkpoints import save_tensors
+from lightning_adastate.cli.latents import LatentsWriter
+from lightning_adastate.video import probe_video, read_video, write_video
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """Random weights with a head that is not zero, so that the output depends on the whole window."""
+    folder = tmp_path_factory.mktemp("weights")
+    (folder / "base.yaml").write_text(BASE)
+    backbone = load_module(str(folder / "base.yaml")).streamer.backbone
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        for parameter in backbone.parameters():
+            torch.nn.init.normal_(parameter, std=0.2)
+    save_tensors(folder / "weights.safetensors", backbone.state_dict())
+    return folder / "weights.safetensors"
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch, weights):
+    monkeypatch.chdir(tmp_path)
+    Path("base.yaml").write_text(
+        BASE.replace("frame_size:", f"weights: {weights}\n    frame_size:")
+    )
+    Path("my_anchors.py").write_text(ANCHOR)
+    return tmp_path
+
+
+def run(name, *args, chunks=3, prompts="drifting west"):
+    """Generate losslessly; return the exit code, the latents and the frames."""
+    files = [f"--generation.output={name}.mp4", f"--generation.latents={name}.safetensors"]
+    asked = [f"--generation.num_chunks={chunks}", "--generation.quality=lossless"]
+    if prompts is not None:
+        asked.append(f"--generation.prompts={prompts}")
+    code = main(["generate", "--config=base.yaml", *files, *asked, *args])
+    latents = load_file(f"{name}.safetensors")["latents"]
+    return code, latents, read_video(f"{name}.mp4")
+
+
+def files():
+    own = {"base.yaml", "my_anchors.py", "__pycache__"}
+    return {path.name for path in Path().iterdir()} - own
+
+
+def test_a_stream_continued_equals_the_uninterrupted_one():
+    code, whole, frames = run("whole", chunks=10)
+    assert code == 0
+    assert whole.shape == (1, 30, 12, 8, 16)
+    _, first, first_frames = run("first", "--generation.state_out=state.safetensors", chunks=5)
+    _, rest, rest_frames = run(
+        "rest", "--generation.state_in=state.safetensors", chunks=5, prompts=None
+    )
+    assert torch.equal(torch.cat([first, rest], dim=1), whole)
+    assert torch.equal(torch.cat([first_frames, rest_frames]), frames)
+
+
+def test_a_short_stream_is_a_prefix_of_a_long_one():
+    _, short, short_frames = run("short", chunks=4)
+    _, long, long_frames = run("long", chunks=8)
+    assert torch.equal(long[:, :12], short)
+    assert torch.equal(long_frames[:12], short_frames)
+
+
+def test_several_prompts_are_several_files_and_each_equals_its_own_row():
+    Path("two.txt").write_text("drifting west\n\ndrifting east\n")
+    names = ["--generation.output=v.mp4", "--generation.latents=l.safetensors"]
+    common = ["generate", "--config=base.yaml", "--generation.num_chunks=2", *names]
+    assert (
+        main([*common, "--generation.prompts=two.txt", "--generation.state_out=s.safetensors"])
+        == 0
+    )
+    assert files() >= {"v-00.mp4", "v-01.mp4", "l-00.safetensors", "l-01.safetensors"}
+    _, alone, _ = run("alone", chunks=2)
+    rows = [load_file(f"l-0{row}.safetensors")["latents"] for row in (0, 1)]
+    torch.testing.assert_close(rows[0], alone, atol=1e-5, rtol=0)
+    assert not torch.allclose(rows[0], rows[1], atol=1e-2)
+
+
+def test_another_seed_or_prompt_branches_a_saved_stream():
+    run("first", "--generation.state_out=state.safetensors", chunks=2)
+    onward = ["--generation.state_in=state.safetensors"]
+    _, same, _ = run("same", *onward, chunks=2, prompts="drifting west")
+    _, turned, _ = run("turned", *onward, chunks=2, prompts="drifting east")
+    _, kept, _ = run("kept", *onward, chunks=2, prompts=None)
+    _, seeded, _ = run("seeded", *onward, "--generation.seed=5", chunks=2, prompts=None)
+    assert torch.equal(same, kept)
+    assert not torch.equal(seeded, kept)
+    assert not torch.equal(turned, kept)
+
+
+def test_a_clip_is_continued_from_its_last_whole_chunks():
+    write_video("clip.mp4", torch.rand(8, 3, 16, 32), quality="lossless")
+    write_video("tail.mp4", read_video("clip.mp4")[2:], quality="lossless")
+    _, from_clip, _ = run("a", "--generation.start=clip.mp4")
+    _, from_tail, _ = run("b", "--generation.start=tail.mp4")
+    write_video("other.mp4", torch.rand(6, 3, 16, 32), quality="lossless")
+    _, from_other, _ = run("d", "--generation.start=other.mp4")
+    assert torch.equal(from_clip, from_tail)
+    assert not torch.equal(from_clip, from_other)
+
+
+def test_weights_come_from_a_checkpoint_and_the_video_is_watchable():
+    save = "--trainer.callbacks={class_path: ModelCheckpoint, init_args: {dirpath: ckpt, filename: one}}"
+    assert main(["fit", "--config=base.yaml", "--model.optimization.lr=0.1", save]) == 0
+    _, trained, _ = run("a", "--generation.weights=ckpt/one.ckpt")
+    _, again, _ = run("b", "--ckpt_path=ckpt/one.ckpt")
+    assert torch.equal(trained, again)
+    assert not torch.equal(trained, run("c")[1])
+    assert (
+        main(
+            [
+                "generate",
+                "--config=base.yaml",
+                "--generation.prompts=a word",
+                "--generation.num_chunks=1",
+            ]
+        )
+        == 0
+    )
+    assert probe_video("outputs/generated.mp4").height == 192
+
+
+def test_ctrl_c_closes_the_video_and_saves_the_state(capsys):
+    stop = ["--model.anchor=my_anchors.InterruptingAnchor", "--model.anchor.num_frames=1"]
+    code, latents, frames = run(
+        "cut", *stop, "--generation.state_out=state.safetensors", chunks=50
+    )
+    assert code == 130
+    assert latents.shape[1] == len(frames) == 9, "the chunk at work is finished"
+    plain = ["--model.anchor=StaticAnchor"]
+    _, whole, _ = run("whole", *plain, chunks=3)
+    assert torch.equal(latents, whole)
+    assert "state.safetensors" in files()
+
+
+def test_a_failing_stream_leaves_nothing_behind(capsys):
+    args = ["--model.anchor=my_anchors.FailingAnchor", "--generation.prompts=a word"]
+    where = [
+        "--generation.output=v.mp4",
+        "--generation.latents=l.safetensors",
+        "--generation.state_out=s.safetensors",
+    ]
+    assert main(["generate", "--config=base.yaml", *args, *where]) == 1
+    assert "the third chunk fails" in capsys.readouterr().err
+    assert files() == set()
+
+
+MISTAKES = {
+    "no prompt": ([], "generation.prompts"),
+    "empty prompt": (["--generation.prompts="], "prompt is empty"),
+    "empty prompt file": (["--generation.prompts=empty.txt"], "'empty.txt' is empty"),
+    "missing prompt file": (["--generation.prompts=none.txt"], "does not exist"),
+    "zero chunks": (
+        ["--generation.num_chunks=0"],
+        "`generation.num_chunks` must be 1 or more, got 0",
+    ),
+    "missing weights": (["--generation.weights=none.ckpt"], "no weights file 'none.ckpt'"),
+    "corrupt weights": (["--generation.weights=corrupt.safetensors"], "cannot read weights"),
+    "corrupt checkpoint": (["--ckpt_path=corrupt.ckpt"], "cannot read weights"),
+    "broken video": (["--generation.start=corrupt.mp4"], "corrupt.mp4"),
+    "short video": (
+        ["--generation.start=short.mp4"],
+        "has 2 frames, a stream starts from 3 or more",
+    ),
+    "small video": (["--generation.start=small.mp4"], "expected 16 x 32"),
+    "corrupt state": (["--generation.state_in=corrupt.safetensors"], "cannot read a stream state"),
+    "video's name": (["--generation.output=v.avi"], "must end in .mp4"),
+    "video's place": (["--generation.output=base.yaml/v.mp4"], "cannot be written"),
+    "latents' place": (["--generation.latents=base.yaml/l.safetensors"], "cannot write"),
+    "nothing to write": (["--generation.output=null"], "nothing to write"),
+    "two beginnings": (
+        ["--generation.start=a.mp4", "--generation.state_in=s.safetensors"],
+        "not both",
+    ),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_sentence_and_writes_nothing(mistake, capsys):
+    args, expected = MISTAKES[mistake]
+    Path("empty.txt").write_text("\n \n")
+    for name in ("corrupt.safetensors", "corrupt.ckpt", "corrupt.mp4"):
+        Path(name).write_bytes(b"x" * 100)
+    write_video("short.mp4", torch.rand(2, 3, 16, 32), quality="lossless")
+    write_video("small.mp4", torch.rand(3, 3, 8, 8), quality="lossless")
+    before = files()
+    prompts = [] if mistake == "no prompt" else ["--generation.prompts=a word"]
+    assert main(["generate", "--config=base.yaml", *prompts, *args]) in (1, 2)
+    lines = [line for line in capsys.readouterr().err.splitlines() if "Seed set" not in line]
+    assert len(lines) == 1, lines
+    assert expected in lines[0]
+    assert files() == before
+
+
+def test_a_state_of_other_components_is_refused(capsys):
+    run("first", "--generation.state_out=state.safetensors", chunks=2)
+    asked = ["--generation.state_in=state.safetensors", "--model.anchor=AdaptiveAnchor"]
+    assert main(["generate", "--config=base.yaml", *asked]) == 1
+    assert "another anchor" in capsys.readouterr().err
+
+
+def test_latents_appear_only_when_whole(tmp_path):
+    writer = LatentsWriter(tmp_path / "l.safetensors")
+    parts = [torch.randn(3, 2, 2, 2) for _ in range(4)]
+    for part in parts:
+        writer.append(part)
+        assert not (tmp_path / "l.safetensors").exists()
+    writer.finish()
+    assert torch.equal(load_file(tmp_path / "l.safetensors")["latents"][0], torch.cat(parts))
+    assert [path.name for path in tmp_path.glob("*l.safetensors*")] == ["l.safetensors"]
