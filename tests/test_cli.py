@@ -176,6 +176,10 @@ def test_a_module_loads_from_python_as_from_the_command_line():
     assert not hasattr(module, "loss")
     with pytest.raises(ValueError, match="no config 'toy/nothing'"):
         load_module("toy/nothing")
+    with pytest.raises(ValueError, match=r"there is no Anchor .*did you mean EMAAnchor\?$"):
+        load_module("base.yaml", overrides=["--model.anchor=EMAAnchr"])
+    with pytest.raises(ValueError, match=r"^there is no weights file 'none.ckpt'; [^\n]*$"):
+        load_module("base.yaml", weights="none.ckpt")
 
 
 # -- mistakes ---------------------------------------------------------------------------------------

@@ -3,13 +3,13 @@
 import torch
 from lightning.pytorch import Trainer
 from torch.utils.data import Dataset
-from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lightning_adastate.anchors import AdaptiveAnchor
 from lightning_adastate.backbones import WanTransformer
 from lightning_adastate.caches import RelativisticCache
 from lightning_adastate.codecs import PixelShuffleCodec
-from lightning_adastate.data.sampler import ClipSampler
+from lightning_adastate.data.video_clips import Clip
+from lightning_adastate.data.video_folder import VideoFolderData
 from lightning_adastate.losses import CriticLoss, DMDLoss, FlowMatchingLoss
 from lightning_adastate.schedules import FewStepSchedule
 from lightning_adastate.text import VocabularyEncoder
@@ -68,39 +68,29 @@ def self_forcing(**options) -> SelfForcing:
 class Clips(Dataset):
     """Random clips, the same for the same index."""
 
-    def __init__(self, count: int = 12, frames: int = 5) -> None:
+    def __init__(self, count: int, frames: int) -> None:
         self.count, self.frames = count, frames
 
     def __len__(self) -> int:
         return self.count
 
-    def __getitem__(self, draw: tuple[int, int]) -> tuple[torch.Tensor, str]:
+    def __getitem__(self, draw: tuple[int, int]) -> Clip:
         generator = torch.Generator().manual_seed(draw[0])
-        return torch.rand(self.frames, 3, *FRAME_SIZE, generator=generator), f"clip {draw[0]}"
+        video = torch.rand(self.frames, 3, *FRAME_SIZE, generator=generator) * 255
+        return Clip(video.to(torch.uint8), f"clip {draw[0]}")
 
 
-def collate(samples):
-    videos, prompts = zip(*samples, strict=True)
-    return {"video": torch.stack(videos), "prompts": list(prompts)}
+class ClipData(VideoFolderData):
+    """The real data module, without a folder."""
 
-
-def loader(
-    count: int = 12,
-    batch_size: int = 2,
-    *,
-    shuffle: bool = False,
-    frames: int = 5,
-    ranks: int = 1,
-    rank: int = 0,
-) -> StatefulDataLoader:
-    clips = Clips(count, frames)
-    return StatefulDataLoader(
-        clips,
-        batch_size=batch_size,
-        sampler=ClipSampler(clips, num_replicas=ranks, rank=rank, shuffle=shuffle),
-        collate_fn=collate,
-        generator=torch.Generator().manual_seed(0),
-    )
+    def __init__(
+        self, count: int = 12, *, val_count: int = 4, batch_size: int = 2, frames: int = 5
+    ) -> None:
+        height, width = FRAME_SIZE
+        super().__init__(
+            ".", clip_frames=frames, height=height, width=width, batch_size=batch_size
+        )
+        self.train_clips, self.val_clips = Clips(count, frames), Clips(val_count, frames)
 
 
 def trainer(path, **options) -> Trainer:

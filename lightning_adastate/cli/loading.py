@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+from argparse import ArgumentError
 from collections.abc import Sequence
 
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule
 
-from lightning_adastate.cli.parser import SentenceParser
+from lightning_adastate.cli.errors import first_sentence
+from lightning_adastate.cli.parser import SentenceParser, explain
 from lightning_adastate.cli.shipped import find_config, recipe_names, resolve_arguments
 from lightning_adastate.training.base import StreamModule
 
@@ -62,9 +64,14 @@ def load_module(
     for other in ("trainer", "generation"):
         parser.add_argument(f"--{other}", type=dict)
     parser.add_argument("--seed_everything", type=int)
-    config_file = parser.parse_args([f"--config={path}", *resolve_arguments(overrides)])
-    wanted = Namespace(model=streaming_part(config_file.model, weights))
-    module: StreamModule = parser.instantiate_classes(wanted).model
+    try:
+        asked = parser.parse_args([f"--config={path}", *resolve_arguments(overrides)])
+        wanted = Namespace(model=streaming_part(asked.model, weights))
+        module: StreamModule = parser.instantiate_classes(wanted).model
+    except ArgumentError as error:
+        raise ValueError(explain(str(error), parser)) from error
+    except ValueError as error:
+        raise ValueError(first_sentence(error)) from error
     return module.eval()
 
 

@@ -125,6 +125,11 @@ class VideoFolderData(LightningDataModule):
             seed=self.seed,
             shuffle=shuffle,
         )
+        if shuffle and self.trainer is not None:
+            # Lightning tells the epoch only once the loader has begun, and brings no loader back to its
+            # place if the checkpoint was saved at the end of an epoch.
+            progress = self.trainer.fit_loop.epoch_progress.current
+            sampler.set_epoch(progress.processed)  # type: ignore[attr-defined]
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*set_vital")  # torchdata 0.11, torch 2.13
             return StatefulDataLoader(

@@ -5,13 +5,12 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_adastate.anchors import Anchor
 from lightning_adastate.backbones import Backbone
 from lightning_adastate.caches import Cache
 from lightning_adastate.codecs import Codec
-from lightning_adastate.losses import Velocity
 from lightning_adastate.noise import NoiseSource
 from lightning_adastate.schedules import Schedule
 from lightning_adastate.text import TextEncoder
@@ -122,8 +121,6 @@ class ManualModule(StreamModule):
         rank = "all" if all_ranks_alike else str(self.global_rank)
         return generator_of(self.seed, self.batches_seen, rank, phase)
 
-    # -- networks -------------------------------------------------------------------------------
-
     def log_step(self) -> None:
         """Log with ``global_step`` as the x axis; without this it would be batches."""
         self.log("step", float(self.global_step))
@@ -148,15 +145,3 @@ class ManualModule(StreamModule):
         assert isinstance(gradients, dict)
         self.batches_seen = seen
         self._gradients = gradients
-
-
-def velocity_of(network: nn.Module, text_BSD: Tensor) -> Velocity:
-    """Bind a prompt to a backbone: latents and timesteps to velocity, bidirectionally."""
-    assert isinstance(network, Backbone)
-    text = network.text_kv(text_BSD)
-
-    def velocity(latents_BFCHW: Tensor, timestep_BF: Tensor) -> Tensor:
-        out: Tensor = network(latents_BFCHW, timestep_BF=timestep_BF, text=text).velocity_BFCHW
-        return out
-
-    return velocity

@@ -4,9 +4,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -15,7 +14,6 @@ from torch.optim import Optimizer
 from lightning_adastate.anchors import Anchor
 from lightning_adastate.backbones import Backbone
 from lightning_adastate.caches import Cache
-from lightning_adastate.checkpoints import load_into
 from lightning_adastate.codecs import Codec
 from lightning_adastate.losses import CriticLoss, GeneratorLoss, Networks
 from lightning_adastate.noise import NoiseSource
@@ -24,20 +22,20 @@ from lightning_adastate.streamer import KVGradient, Streamer
 from lightning_adastate.text import TextEncoder
 from lightning_adastate.training.base import VideoBatch
 from lightning_adastate.training.hooks import apply_frame_weights
-from lightning_adastate.training.manual import ManualModule, velocity_of
+from lightning_adastate.training.manual import ManualModule
+from lightning_adastate.training.networks import build_network, velocity_of
 from lightning_adastate.training.optimization import Optimization
 from lightning_adastate.training.randomness import fold_seed, generator_of
+from lightning_adastate.training.rollout import (
+    Rollout,
+    generated_chunks,
+    last_pass,
+    roll_out,
+)
 
 GENERATOR = Optimization()
 CRITIC = Optimization(lr=4e-7)
 """Defaults of the public Self-Forcing code."""
-
-
-class Rollout(NamedTuple):
-    """A generated video with its given frames, and the denoise pass its chunks were left at."""
-
-    video_BFCHW: Tensor
-    exit_step: int
 
 
 class SelfForcing(ManualModule):
@@ -151,14 +149,7 @@ class SelfForcing(ManualModule):
             raise ValueError(
                 "guidance needs a `negative_prompt`; give one or set the loss's `guidance` to 0"
             )
-        self.num_chunks = len(schedule.chunks_of(num_frames))
-        if context_frames:
-            self.num_chunks -= len(schedule.chunks_of(context_frames))
-        if self.num_chunks < 1:
-            raise ValueError(
-                f"`context_frames` {context_frames} leaves nothing of `num_frames` {num_frames} to "
-                "generate"
-            )
+        self.num_chunks = generated_chunks(schedule, num_frames, context_frames)
         self.loss = loss
         self.critic_loss = critic_loss
         self.build_teacher = teacher
@@ -183,8 +174,8 @@ class SelfForcing(ManualModule):
         if stage not in ("fit", "validate") or self.teacher is not None:
             return
         backbone = self.generator.backbone
-        self.teacher = _build(self.build_teacher, backbone, self.teacher_weights)
-        self.critic = _build(self.build_critic, self.teacher, self.critic_weights)
+        self.teacher = build_network(self.build_teacher, backbone, self.teacher_weights)
+        self.critic = build_network(self.build_critic, self.teacher, self.critic_weights)
         self.teacher.eval().requires_grad_(requires_grad=False)
         self.critic.requires_grad_(requires_grad=True)
 
@@ -257,51 +248,46 @@ class SelfForcing(ManualModule):
         given_BFCHW: Tensor | None,
         phase: str,
         streamer: Streamer | None = None,
-        exit_step: int | None = None,
+        draw_exit: bool = True,
     ) -> Rollout:
         """Generate ``num_frames`` frames with the step that streaming uses.
 
         Its noise is a pure function of (seed, batches seen, phase) and of the row's identity over all
-        ranks, so a resumed run repeats it and no two ranks share it. Keys and values of given frames are
-        constants.
+        ranks, so a resumed run repeats it and no two ranks share it.
 
         Args:
             text_BSD: Text embeddings; the generator's text keys and values are part of the graph.
             given_BFCHW: Clean first frames, or ``None``.
             phase: What it is for.
             streamer: Who generates; ``None`` is the generator in training.
-            exit_step: Where chunks are left; ``None`` draws it.
+            draw_exit: Draw where chunks are left; otherwise they are complete.
         """
         streamer = self.generator if streamer is None else streamer
-        rows = text_BSD.shape[0]
+        schedule = streamer.schedule
         state = streamer.start(
             text_BSD,
             latent_shape=self.codec.latent_shape(*self.frame_size),
             seed=fold_seed(self.seed, self.batches_seen, phase),
-            stream_ids=[self.global_rank * 2**32 + row for row in range(rows)],
+            stream_ids=[self.global_rank * 2**32 + row for row in range(text_BSD.shape[0])],
         )
-        parts = []
-        if given_BFCHW is not None:
-            parts.append(given_BFCHW)
-            with torch.no_grad():
-                state = streamer.prefill(state, given_BFCHW)
-        # Chunks may differ in their passes (Causal Forcing's first chunk); each kind leaves at its own.
-        chosen = 0
-        for first, count in self._alike(streamer.schedule, state.chunk):
-            chosen = exit_step if exit_step is not None else self.draw_exit_step(phase, first)
-            latents, state = streamer.rollout(
-                state, count, exit_step=chosen, kv_gradient=self.kv_gradient
-            )
-            parts.append(latents)
-        return Rollout(torch.cat(parts, dim=1), chosen)
+        return roll_out(
+            streamer,
+            state,
+            given_BFCHW,
+            self.num_chunks,
+            exit_of=lambda chunk: (
+                self.draw_exit_step(phase, chunk) if draw_exit else last_pass(schedule, chunk)
+            ),
+            kv_gradient=self.kv_gradient,
+        )
 
     def draw_exit_step(self, phase: str, chunk: int) -> int:
         """Draw the pass at which chunks like ``chunk`` are left: one for all rows, chunks and ranks."""
-        passes = sum(how.kind == "denoise" for how in self.generator.schedule.passes(chunk))
+        last = last_pass(self.generator.schedule, chunk)
         if self.exit_step == "last":
-            return passes - 1
+            return last
         generator = self.generator_for(f"{phase} exit {min(chunk, 1)}", all_ranks_alike=True)
-        drawn = int(torch.randint(0, passes, (1,), generator=generator))
+        drawn = int(torch.randint(0, last + 1, (1,), generator=generator))
         # The seed already makes it the same everywhere; a different one would silently ruin DDP.
         return int(self.trainer.strategy.broadcast(drawn))
 
@@ -344,8 +330,8 @@ class SelfForcing(ManualModule):
         text_BSD, given = self.encode_batch(batch)
         phase = f"validation {batch_idx}"
         generator = generator_of(self.seed, self.global_rank, phase)
-        last = len(self.streamer.schedule.passes(1)) - 1
-        video = self.rollout(text_BSD, given, phase, self.streamer, last).video_BFCHW
+        rolled = self.rollout(text_BSD, given, phase, self.streamer, draw_exit=False)
+        video = rolled.video_BFCHW
         networks = self.networks(text_BSD)
         draw, given_frames = self.loss.draw(video, generator), self.context_frames
         losses = {
@@ -371,20 +357,3 @@ class SelfForcing(ManualModule):
         optimizer = optimizers[1]
         assert isinstance(optimizer, Optimizer)
         return optimizer
-
-    def _alike(self, schedule: Schedule, chunk: int) -> list[tuple[int, int]]:
-        """Split the chunks to generate into runs of equal passes: (first chunk, count)."""
-        first, rest = (len(schedule.passes(index)) for index in (0, 1))
-        if chunk > 0 or first == rest or self.num_chunks == 1:
-            return [(chunk, self.num_chunks)]
-        return [(0, 1), (1, self.num_chunks - 1)]
-
-
-def _build(
-    factory: Callable[[], Backbone] | None, like: Backbone, weights: str | None
-) -> Backbone:
-    """Build a network, or copy ``like``; then load its weights."""
-    network = copy.deepcopy(like) if factory is None else factory()
-    if weights is not None:
-        load_into(network, weights)
-    return network
