@@ -2,8 +2,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-# Several test processes or a big machine: one thread each is faster than threads that fight. Override at will.
-export OMP_NUM_THREADS ?= 2
+# More threads than cores fight each other. Tests use tiny tensors, where one thread is fastest.
+demo: export OMP_NUM_THREADS ?= 2
+test slow: export OMP_NUM_THREADS := 1
 
 .PHONY: demo test slow lint docs clean
 

@@ -296,7 +296,7 @@ def test_the_learning_rate_and_the_clipping_reach_the_optimizer(tmp_path):
     rates, norms = [], []
 
     class Watch(Callback):
-        def on_before_zero_grad(self, trainer, pl_module, optimizer):
+        def on_before_optimizer_step(self, trainer, pl_module, optimizer):
             rates.append(round(optimizer.param_groups[0]["lr"], 3))
             grads = [p.grad for p in pl_module.generator.parameters() if p.grad is not None]
             norms.append(float(torch.cat([grad.flatten() for grad in grads]).norm()))
