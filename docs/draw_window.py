@@ -25,7 +25,14 @@ def layout(anchor, chunk):
     """Return (kind, temporal index, label) of every frame chunk ``chunk`` sees."""
     torch.manual_seed(0)
     backbone = WanTransformer(
-        12, ffn_dim=8, num_heads=1, num_layers=1, in_channels=1, freq_dim=4, text_dim=2, text_tokens=1
+        12,
+        ffn_dim=8,
+        num_heads=1,
+        num_layers=1,
+        in_channels=1,
+        freq_dim=4,
+        text_dim=2,
+        text_tokens=1,
     )
     cache = RelativisticCache(window_frames=6)
     model = Streamer(backbone, anchor=anchor, cache=cache, schedule=FewStepSchedule(3))
@@ -85,7 +92,9 @@ def main():
     for i, (kind, name) in enumerate(names.items()):
         axes.add_patch(plt.Rectangle((2.55 * i - 1.4, -3.5), 0.25, 0.25, facecolor=COLORS[kind]))
         axes.text(2.55 * i - 1.1, -3.38, name, va="center", fontsize=8)
-    axes.text(-1.4, -3.95, "dashed: being denoised together, each attends to the whole row", fontsize=8)
+    axes.text(
+        -1.4, -3.95, "dashed: being denoised together, each attends to the whole row", fontsize=8
+    )
     axes.set(xlim=(-2.6, 8.2), ylim=(-4.1, 1.0))
     axes.axis("off")
     figure.savefig(path, bbox_inches="tight")

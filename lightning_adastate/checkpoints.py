@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lightning_adastate.types import KV, SCHEMA_VERSION, Event, StreamState
+
+log = logging.getLogger(__name__)
 
 ASSETS = Path(__file__).parent / "assets"
 """Small trained checkpoints shipped with the package."""
@@ -49,17 +52,7 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     Raises:
         ValueError: If the file is missing, unreadable or holds no weights.
     """
-    file = find_file(path)
-    try:
-        if file.suffix == ".safetensors":
-            tensors = _read_tensors(file)[0]
-        else:
-            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-            tensors = loaded.get("state_dict", loaded)
-    except Exception as error:  # pickle, zip and safetensors each raise their own
-        raise ValueError(
-            f"cannot read weights from {str(file)!r}: {_first_line(error)}"
-        ) from error
+    file, tensors = _read_weights(path)
     weights = _strip(tensors)
     if not weights:
         raise ValueError(f"{str(file)!r} holds no backbone weights")
@@ -67,12 +60,35 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
 
 
 def load_into(module: nn.Module, path: str | Path) -> None:
-    """Load weights into ``module``, every one of them and nothing else.
+    """Load weights into a backbone, every one of them and nothing else.
 
     Raises:
         ValueError: Naming the file and the first missing, unexpected or misshapen tensors.
     """
-    weights = load_weights(path)
+    _fill(module, load_weights(path), path)
+
+
+def load_anchor(anchor: nn.Module, path: str | Path) -> None:
+    """Load an anchor's own parameters from a training checkpoint, if it has any.
+
+    A file without them (weights of a backbone alone) leaves the anchor as it was built, with a warning.
+
+    Raises:
+        ValueError: If the file holds parameters of another anchor.
+    """
+    if not anchor.state_dict():
+        return
+    tensors = _read_weights(path)[1]
+    for prefix in ("generator_ema.anchor.", "generator.anchor."):
+        chosen = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
+        if chosen:
+            _fill(anchor, chosen, path)
+            return
+    log.warning("%s holds no parameters of the anchor; it stays as it was built", path)
+
+
+def _fill(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
+    """Load exactly these weights, or say what does not fit."""
     own = module.state_dict()
     missing = sorted(own.keys() - weights.keys())
     unexpected = sorted(weights.keys() - own.keys())
@@ -84,7 +100,9 @@ def load_into(module: nn.Module, path: str | Path) -> None:
     problems = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     found = [f"{len(keys)} {name} ({keys[0]}, ...)" for name, keys in problems.items() if keys]
     if found:
-        raise ValueError(f"weights {str(path)!r} do not fit the backbone: {'; '.join(found)}")
+        raise ValueError(
+            f"weights {str(path)!r} do not fit {type(module).__name__}: {'; '.join(found)}"
+        )
     module.load_state_dict(weights)
 
 
@@ -181,6 +199,22 @@ def load_stream_state(
         recent_BFCHW=tensors.get("recent"),
         codec={n.removeprefix("codec."): t for n, t in tensors.items() if n.startswith("codec.")},
     )
+
+
+def _read_weights(path: str | Path) -> tuple[Path, dict[str, Tensor]]:
+    """Return the file meant by ``path`` and its tensors, under the names they have there."""
+    file = find_file(path)
+    try:
+        if file.suffix == ".safetensors":
+            tensors = _read_tensors(file)[0]
+        else:
+            loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+            tensors = loaded.get("state_dict", loaded)
+    except Exception as error:  # pickle, zip and safetensors each raise their own
+        raise ValueError(
+            f"cannot read weights from {str(file)!r}: {_first_line(error)}"
+        ) from error
+    return file, tensors
 
 
 def _read_tensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -70,13 +70,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
     from lightning_adastate.anchors import AdaptiveAnchor
     from lightning_adastate.checkpoints import load_into
-    from lightning_adastate.cli.compare import (
-        build,
-        print_tables,
-        run_compare,
-        wide_console,
-        write_files,
-    )
+    from lightning_adastate.cli.compare import build, run_compare, write_files
+    from lightning_adastate.cli.tables import print_tables, wide_console
 
     setting = build(["--config=toy/compare", *(["--episodes=4"] if chosen.quick else [])])
     load_into(setting.module.streamer.backbone, "toy/generator.safetensors")

@@ -12,6 +12,7 @@ from tiny import GOLDEN, LATENT, golden_backbone, streamer, text
 from lightning_adastate.anchors import AdaptiveAnchor, EMAAnchor, TriangularAnchor
 from lightning_adastate.caches import RelativisticCache
 from lightning_adastate.checkpoints import (
+    load_anchor,
     load_into,
     load_stream_state,
     load_weights,
@@ -143,3 +144,25 @@ def test_wrapper_prefixes_are_dropped_wherever_they_stand(tmp_path):
     path = tmp_path / "wrapped.safetensors"
     save_file(wrapped, path)
     load_into(model, path)
+
+
+class Scaled(EMAAnchor):
+    """An anchor with a parameter of its own."""
+
+    def __init__(self, num_frames=1):
+        super().__init__(num_frames)
+        self.gain = torch.nn.Parameter(torch.ones(3))
+
+
+def test_an_anchors_own_parameters_come_back_from_a_training_checkpoint(tmp_path, caplog):
+    path = tmp_path / "run.ckpt"
+    torch.save({"state_dict": {"generator.anchor.gain": torch.full((3,), 5.0)}}, path)
+    anchor = Scaled()
+    load_anchor(anchor, path)
+    assert anchor.gain.tolist() == [5.0] * 3
+    save_file({"head.weight": torch.zeros(1)}, tmp_path / "backbone.safetensors")
+    load_anchor(anchor, tmp_path / "backbone.safetensors")
+    assert "holds no parameters of the anchor" in caplog.text
+    torch.save({"state_dict": {"generator.anchor.other": torch.zeros(1)}}, path)
+    with pytest.raises(ValueError, match=r"do not fit Scaled: 1 missing \(gain"):
+        load_anchor(anchor, path)

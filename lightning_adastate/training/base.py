@@ -16,7 +16,7 @@ from torch import Tensor
 from lightning_adastate.anchors import Anchor
 from lightning_adastate.backbones import Backbone
 from lightning_adastate.caches import Cache
-from lightning_adastate.checkpoints import load_into
+from lightning_adastate.checkpoints import load_anchor, load_into
 from lightning_adastate.codecs import Codec
 from lightning_adastate.noise import NoiseSource
 from lightning_adastate.schedules import Schedule
@@ -85,6 +85,7 @@ class StreamModule(LightningModule):
             raise ValueError(f"`ema_decay` must be in [0, 1), got {ema_decay}")
         if weights is not None:
             load_into(backbone, weights)
+            load_anchor(anchor, weights)
         self.generator = Streamer(
             backbone, anchor=anchor, cache=cache, schedule=schedule, noise=noise
         )

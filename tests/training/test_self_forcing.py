@@ -184,13 +184,20 @@ def test_given_frames_come_from_the_clip_and_stay(tmp_path):
     assert seen[0].shape[1] == 5
 
 
-def test_a_prompt_has_no_effect_on_rows_beside_it_and_exit_steps_are_shared():
+def test_exit_steps_are_drawn_among_all_passes_or_fixed_to_the_last():
     model = self_forcing(exit_step="random")
     model.trainer = trainer("/tmp")
     drawn = set()
     for model.batches_seen in range(20):
         drawn.add(model.draw_exit_step("generator", 1))
     assert drawn == {0, 1}
+    model.exit_step = "last"
+    assert model.draw_exit_step("generator", 1) == 1
+
+
+def test_a_rollout_is_a_function_of_batch_and_phase_and_rows_are_independent():
+    model = self_forcing(exit_step="last")
+    model.trainer = trainer("/tmp")
     text = model.encode_text(["a b", "c d"])
     with torch.no_grad():
         both = model.rollout(text, None, "generator").video_BFCHW
@@ -199,7 +206,7 @@ def test_a_prompt_has_no_effect_on_rows_beside_it_and_exit_steps_are_shared():
         other = model.rollout(text, None, "critic").video_BFCHW
         model.batches_seen += 1
         later = model.rollout(text, None, "generator").video_BFCHW
-    assert torch.equal(both, again), "a rollout is a function of batch and phase"
+    assert torch.equal(both, again)
     torch.testing.assert_close(both[:1], one, atol=1e-5, rtol=0)
     assert not torch.allclose(both, other, atol=1e-2)
     assert not torch.allclose(both, later, atol=1e-2)
