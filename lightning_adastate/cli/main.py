@@ -8,13 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import (
     LightningArgumentParser,
     LightningCLI,
     SaveConfigCallback,
 )
 
+from lightning_adastate.callbacks import ExactResume, GracefulStop
 from lightning_adastate.cli.generate import Generation, generate
 from lightning_adastate.cli.loading import import_families, streaming_part
 from lightning_adastate.cli.parser import SentenceParser
@@ -119,6 +120,14 @@ class CLI(LightningCLI):
         config.data = None
         config.trainer.callbacks = None
         config.trainer.logger = False
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        """Make every fit resumable: bit for bit, and after a signal in the middle of an epoch."""
+        if self.subcommand == "fit":
+            present = {type(callback) for callback in config.get("callbacks") or []}
+            wanted = (ExactResume, GracefulStop)
+            callbacks = [*callbacks, *(kind() for kind in wanted if kind not in present)]
+        return super()._instantiate_trainer(config, callbacks)
 
     def generate(self, model: StreamModule, **options: Any) -> None:
         """Stream."""

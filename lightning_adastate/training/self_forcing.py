@@ -72,7 +72,8 @@ class SelfForcing(ManualModule):
         kv_gradient: What cached keys and values pass back between chunks: ``detach`` nothing,
             ``straight_through`` as public code, ``state`` and ``all`` back-propagate.
         optimization: How the generator is optimised; anchor parameters included.
-        critic_optimization: How the critic is optimised; its schedule counts generator steps too.
+        critic_optimization: How the critic is optimised; its schedule counts its own optimiser steps, warm-up
+            included.
         accumulate: Batches per optimiser step.
         seed: Of everything drawn in training.
         noise: Source of the stream's noise; ``None`` is ``CounterNoise``.
