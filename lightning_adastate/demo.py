@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import json
+import shlex
+import shutil
 import sys
 import time
 from collections.abc import Sequence
@@ -10,16 +13,16 @@ from pathlib import Path
 
 from rich.console import Console
 
-QUICK = (
-    "--trainer.max_steps=2",
-    "--model.critic_warmup=1",
-    "--data.num_clips=32",
-    "--data.batch_size=4",
-)
-"""What ``--quick`` changes in the fit: enough to see that everything runs, too little to learn."""
+STEPS = 50
+"""Generator steps of the fit; ``toy/adastate`` itself makes 180."""
 
-FIT = ("--trainer.max_steps=60", "--data.num_clips=256")
-"""What the demo changes in ``toy/adastate``: a third of the recipe, on fewer clips."""
+FIT = ("--data.num_clips=256", "--model.critic_warmup=20")
+"""What the demo changes in ``toy/adastate`` beside that."""
+
+QUICK_STEPS = 2
+
+QUICK = ("--data.num_clips=32", "--data.batch_size=4", "--model.critic_warmup=1")
+"""What ``--quick`` changes: enough to see that everything runs, too little to learn."""
 
 BEFORE = "adaptive, before the fit"
 
@@ -44,18 +47,23 @@ def fit(folder: Path, *, quick: bool) -> Path:
     """
     from lightning_adastate.__main__ import main as command_line
 
+    steps = QUICK_STEPS if quick else STEPS
+    shutil.rmtree(folder / "fit", ignore_errors=True)  # of an earlier demo
+    saving = {"every_n_train_steps": steps, "save_last": True}
     command = [
         "fit",
         "--config=toy/adastate",
         *(QUICK if quick else FIT),
+        f"--trainer.max_steps={steps}",
+        f"--trainer.callbacks={json.dumps([{'class_path': 'ModelCheckpoint', 'init_args': saving}])}",
         f"--trainer.logger.save_dir={folder}",
         "--trainer.logger.name=fit",
         "--trainer.logger.version=0",
         "--trainer.enable_model_summary=false",
     ]
-    print("python -m lightning_adastate", *command, flush=True)
+    print("python -m lightning_adastate", shlex.join(command), flush=True)
     code = command_line(command)
-    checkpoint = folder / "fit" / "0" / "checkpoints" / "last.ckpt"
+    checkpoint = folder / "fit" / "version_0" / "checkpoints" / "last.ckpt"
     if code or not checkpoint.exists():
         raise RuntimeError(f"the fit ended with code {code} and no {checkpoint}")
     return checkpoint

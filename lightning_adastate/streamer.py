@@ -335,14 +335,22 @@ class Streamer(nn.Module):
 
     def _open(self, state: StreamState, event: Event) -> StreamState:
         """Apply an event: drop frames, tell the anchor, switch the prompt, re-encode."""
+        filling = self.anchor.num_shown(state.anchor) < self.anchor.num_frames
         if event.keep_frames is not None:
             excess = len(state.cached_births) - event.keep_frames
-            state = replace(state, blocks=split_oldest(state.blocks, excess).kept)
+            kept, dropped = split_oldest(state.blocks, excess)
+            contents = state.anchor
+            if filling and dropped is not None:
+                contents = self.anchor.absorb(contents, dropped, kept)
+            state = replace(state, blocks=kept, anchor=contents)
         state = replace(state, anchor=self.anchor.on_event(state.anchor, event))
         if event.prompt is not None:
             state = self.resume(replace(state, prompt=event.prompt))
         if event.recache_frames and state.recent_BFCHW is not None:
-            state = self._recache(state, state.recent_BFCHW[:, -event.recache_frames :])
+            count = event.recache_frames
+            if filling and not event.reset_anchor:  # the frames it is to keep are still cached
+                count = max(count, len(state.cached_births))
+            state = self._recache(state, state.recent_BFCHW[:, -count:])
         return state
 
     @torch.no_grad()

@@ -163,9 +163,10 @@ class Event:
         chunk: Index of the chunk it opens.
         prompt: Index of the prompt from here on; ``None`` keeps the present one.
         keep_frames: Keep only this many of the newest cached frames (KV flush); ``None`` keeps all.
-            Dropped frames do not reach ``Anchor.absorb``.
+            Dropped frames reach ``Anchor.absorb`` only while the anchor is not full.
         live_start: Temporal index of the first live frame in this chunk only (RoPE cut).
-        recache_frames: Re-encode this many of the newest clean latents with the new prompt.
+        recache_frames: Re-encode this many of the newest clean latents with the new prompt; all
+            that are cached while the anchor is not full (LongLive).
         reset_anchor: The anchor begins anew (re-base).
     """
 

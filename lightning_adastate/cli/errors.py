@@ -46,7 +46,7 @@ def one_sentence(message: str, types: Mapping[str, object] | None = None) -> str
     """
     causes = list(_causes(message))
     if not causes:
-        return " ".join(message.split())
+        return _list_wanted(message) or " ".join(message.split())
     depth = max(cause.depth for cause in causes)
     deepest = [cause for cause in causes if cause.depth == depth]
     texts = list(dict.fromkeys(_explain(cause, types or {}) for cause in deepest))
@@ -104,6 +104,14 @@ def _causes(message: str) -> Iterator[Cause]:
         )
 
 
+def _list_wanted(message: str) -> str | None:
+    """Return a sentence for a lone value where a list is wanted; in a union that reason says nothing."""
+    found = re.match(
+        r'Parser key "([^"]+)":\s*Expected a <class \'list\'>\. Got value: (.*)', message
+    )
+    return f"{found[1]}: expected a list, got {found[2]}; write [{found[2]}]" if found else None
+
+
 def _explain(cause: Cause, types: Mapping[str, object]) -> str:
     """Return the reason in our words where we know more than the parser."""
     if found := re.match(r"Expected a dot import path string: (\S+)", cause.text):
@@ -113,8 +121,9 @@ def _explain(cause: Cause, types: Mapping[str, object]) -> str:
     if found := re.match(r"Expected a <class '(\w+)'>(?:\. Got value: (.*))?", cause.text):
         value = found[2] if found[2] is not None else cause.given
         return f"expected {found[1]}" + (f", got {value}" if value is not None else "")
-    if found := re.match(r"Expected a typing.Literal\[(.*)\]\. Got value: (.*)", cause.text):
-        return f"expected one of {found[1]}, got {found[2]}"
+    if found := re.match(r"Expected a typing.Literal\[(.*)\](?:\. Got value: (.*))?", cause.text):
+        value = found[2] if found[2] is not None else cause.given
+        return f"expected one of {found[1]}" + (f", got {value}" if value is not None else "")
     if cause.text.startswith(("No module named", "module ", "cannot import")) and cause.class_path:
         return f"cannot import {cause.class_path!r}: {cause.text}"
     text = cause.text[:1].lower() + cause.text[1:]
@@ -125,7 +134,7 @@ def _unknown_class(name: str, cause: Cause, types: Mapping[str, object]) -> str:
     annotation = types.get(cause.where)
     if cause.class_path is not None and cause.own_keys:
         annotation = _parameters(cause.class_path).get(cause.own_keys[-1])
-    bases = list(_classes(annotation))
+    bases = [base for base in _classes(annotation) if base is not str]  # dict[str, Anchor]
     kind = bases[0].__name__ if bases else "class"
     known = sorted({found.__name__ for base in bases for found in concrete_subclasses(base)})
     listed = f"; known are {', '.join(known)}" if known else ""

@@ -21,6 +21,14 @@ from lightning_adastate.cli.loading import import_families, streaming_part
 from lightning_adastate.cli.parser import SentenceParser
 from lightning_adastate.training.base import StreamModule
 
+HARMLESS = (
+    ".*isinstance.treespec.*",  # torch's, about Lightning
+    ".*in eval mode at the start of training.*",  # teacher, average and codec are meant to be
+    ".*manual optimization and every_n_train_steps.*",  # the state after the step is what we want
+    ".*smaller than the logging interval.*",
+)
+"""Warnings of libraries that no user of ours can act on."""
+
 
 class Parser(SentenceParser, LightningArgumentParser):
     """LightningCLI's parser with our errors."""
@@ -138,9 +146,8 @@ class CLI(LightningCLI):
 def run(args: Sequence[str]) -> int:
     """Run one verb and return its exit code."""
     import_families()
-    warnings.filterwarnings(
-        "ignore", message=".*isinstance.treespec.*"
-    )  # torch's, about Lightning
+    for message in HARMLESS:
+        warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     try:
         return CLI(args).exit_code
