@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import os
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -166,8 +167,10 @@ def load_stream_state(
     """
     try:
         tensors, metadata = _read_tensors(Path(path))
+        if "stream_state" not in metadata:
+            raise ValueError("it holds other tensors")
         header = json.loads(metadata["stream_state"])
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
+    except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(
             f"cannot read a stream state from {str(path)!r}: {_first_line(error)}"
         ) from error
@@ -207,6 +210,8 @@ def _read_weights(path: str | Path) -> tuple[Path, dict[str, Tensor]]:
     try:
         if file.suffix == ".safetensors":
             tensors = _read_tensors(file)[0]
+        elif not zipfile.is_zipfile(file):
+            raise ValueError("it is no checkpoint, or is cut short")
         else:
             loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
             tensors = loaded.get("state_dict", loaded)

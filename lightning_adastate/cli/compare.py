@@ -18,6 +18,7 @@ from lightning_adastate.anchors import Anchor
 from lightning_adastate.checkpoints import load_into
 from lightning_adastate.cli.arm import Arm
 from lightning_adastate.cli.loading import import_families
+from lightning_adastate.cli.outputs import output_folder
 from lightning_adastate.cli.parser import SentenceParser
 from lightning_adastate.cli.pictures import write_pictures
 from lightning_adastate.cli.shipped import resolve_arguments
@@ -59,7 +60,11 @@ def compare_parser() -> ArgumentParser:
 
 
 def check_numbers(
-    anchors: Mapping[str, Anchor], episodes: int, horizons: Sequence[int], num_given: int
+    anchors: Mapping[str, Anchor],
+    episodes: int,
+    horizons: Sequence[int],
+    num_given: int,
+    seed: int,
 ) -> None:
     """Refuse what cannot be compared.
 
@@ -70,6 +75,10 @@ def check_numbers(
         raise ValueError("`anchors` must name at least one arm")
     if episodes < 2:
         raise ValueError(f"`episodes` must be 2 or more, got {episodes}")
+    if num_given < 1 or seed < 0:
+        raise ValueError(
+            f"`num_given` must be 1 or more and `seed` 0 or more, got {num_given} and {seed}"
+        )
     if not horizons or min(horizons) < num_given + 4:
         raise ValueError(
             f"`horizons` must be {num_given + 4} frames or more, given frames included, "
@@ -145,7 +154,12 @@ def run_compare(
     Raises:
         ValueError: If there is nothing to compare.
     """
-    check_numbers(anchors, episodes, horizons, num_given)
+    check_numbers(anchors, episodes, horizons, num_given, seed)
+    if (world.height, world.width) != tuple(module.frame_size):
+        raise ValueError(
+            f"`world` is {world.height} x {world.width} pixels, `model.frame_size` is "
+            f"{module.frame_size[0]} x {module.frame_size[1]}; make them the same"
+        )
     truth = world.episodes(episodes, max(horizons), seed=seed)
     arms = {}
     with Progress(transient=True) as progress:
@@ -216,8 +230,11 @@ def write_files(
 def main(args: Sequence[str] | None = None) -> int:
     """Parse, stream every arm, print and write."""
     setting = build(args)
-    truth, arms = run_compare(setting.module, setting.world, setting.anchors, **setting.numbers)
-    print_tables(arms, wide_console())
-    num_given = setting.numbers["num_given"]
-    write_files(truth, arms, setting.world, setting.output, num_given=num_given)
+    with output_folder(setting.output):
+        truth, arms = run_compare(
+            setting.module, setting.world, setting.anchors, **setting.numbers
+        )
+        print_tables(arms, wide_console())
+        num_given = setting.numbers["num_given"]
+        write_files(truth, arms, setting.world, setting.output, num_given=num_given)
     return 0

@@ -51,13 +51,15 @@ def one_sentence(message: str, types: Mapping[str, object] | None = None) -> str
     deepest = [cause for cause in causes if cause.depth == depth]
     texts = list(dict.fromkeys(_explain(cause, types or {}) for cause in deepest))
     # A union says for each member why not; a class that does not exist says more than the others.
-    best = [text for text in texts if "there is no" in text] or texts
+    best = [text for text in texts if "there is no" in text] or _said_once(texts)
     where = deepest[0].where
     return f"{where}: {' or '.join(best)}" if where else " or ".join(best)
 
 
 def first_sentence(error: BaseException) -> str:
     """Return what a component, a data set or a loader says, without the trace it may carry."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return f"cannot use {str(error.filename)!r}: {error.strerror}"
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:
         return type(error).__name__
@@ -102,6 +104,13 @@ def _causes(message: str) -> Iterator[Cause]:
             own_keys=tuple(e[2] for e in stack[classes[-1] + 1 if classes else 0 :]),
             given=given[0] if given else None,
         )
+
+
+def _said_once(texts: Sequence[str]) -> list[str]:
+    """Return the reasons of a union with the value, which all of them name, only at the end."""
+    *others, last = texts
+    ending = ", got " + last.rpartition(", got ")[2]
+    return [*(text.removesuffix(ending) for text in others), last]
 
 
 def _list_wanted(message: str) -> str | None:

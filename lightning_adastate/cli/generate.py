@@ -50,7 +50,8 @@ class Generation:
         quality: ``preview`` plays everywhere, ``lossless`` is bit-exact RGB.
 
     Raises:
-        ValueError: If a number is not positive, a name has the wrong ending, or nothing is written.
+        ValueError: If a number is not positive, a name has the wrong ending or is given twice, or
+            nothing is written.
     """
 
     def __init__(
@@ -82,6 +83,11 @@ class Generation:
         if output is None and latents is None and state_out is None:
             raise ValueError(
                 "there is nothing to write: give `generation.output`, `.latents` or `.state_out`"
+            )
+        named = [Path(path).resolve() for path in (output, latents, state_out, start) if path]
+        if len(set(named)) < len(named):
+            raise ValueError(
+                "`generation.output`, `.latents`, `.state_out` and `.start` must be different files"
             )
         if start is not None and state_in is not None:
             raise ValueError("give `generation.start` or `generation.state_in`, not both")

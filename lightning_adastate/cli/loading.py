@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import importlib
+import zipfile
 from argparse import ArgumentError
 from collections.abc import Sequence
+from pathlib import Path
 
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule
 
 from lightning_adastate.cli.errors import first_sentence
-from lightning_adastate.cli.parser import SentenceParser, explain
+from lightning_adastate.cli.explain import explain
+from lightning_adastate.cli.parser import SentenceParser
 from lightning_adastate.cli.shipped import find_config, recipe_names, resolve_arguments
 from lightning_adastate.training.base import StreamModule
 
@@ -29,6 +33,9 @@ FAMILIES = (
     "training",
 )
 """Modules whose classes are known by their short names."""
+
+CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
+"""What Lightning finds by itself."""
 
 STREAMING = ("open_stream", "stream", "streamer", "encode_text")
 """What a module may override; `generate` then builds that module and not only its components."""
@@ -73,6 +80,32 @@ def load_module(
     except ValueError as error:
         raise ValueError(first_sentence(error)) from error
     return module.eval()
+
+
+def check_checkpoint(path: str | None) -> None:
+    """Refuse a checkpoint that cannot be resumed from, before anything is built.
+
+    Args:
+        path: A file. What only the Trainer knows (``last``, a folder, an address) is left to it.
+
+    Raises:
+        ValueError: If the file is missing, unreadable, or holds weights alone.
+    """
+    if path is None or path in CHECKPOINT_WORDS or "://" in path or Path(path).is_dir():
+        return
+    if not Path(path).is_file():
+        raise ValueError(f"there is no checkpoint {path!r}")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path!r} is no checkpoint, or is cut short")
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # pickle, zip and torch each raise their own
+        line = str(error).partition("\n")[0].partition(". ")[0]
+        raise ValueError(f"cannot read the checkpoint {path!r}: {line}") from error
+    if not isinstance(found, dict) or not {"state_dict", "loops"} <= found.keys():
+        raise ValueError(
+            f"{path!r} holds no training to resume; to start from weights use `--model.weights`"
+        )
 
 
 def streaming_part(model: Namespace, weights: str | None) -> Namespace:

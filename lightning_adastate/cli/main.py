@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import (
     LightningArgumentParser,
@@ -17,7 +18,7 @@ from lightning.pytorch.cli import (
 
 from lightning_adastate.callbacks import ExactResume, GracefulStop
 from lightning_adastate.cli.generate import Generation, generate
-from lightning_adastate.cli.loading import import_families, streaming_part
+from lightning_adastate.cli.loading import check_checkpoint, import_families, streaming_part
 from lightning_adastate.cli.parser import SentenceParser
 from lightning_adastate.training.base import StreamModule
 
@@ -28,6 +29,14 @@ HARMLESS = (
     ".*smaller than the logging interval.*",
 )
 """Warnings of libraries that no user of ours can act on."""
+
+
+QUIET = (
+    ".*isinstance.treespec.*",  # torch's, about Lightning
+    ".*set_vital",  # torch's, about torchdata
+    "Found .* in eval mode",  # teacher, codec, text encoder and average are, on purpose
+)
+"""Warnings that tell nobody anything."""
 
 
 class Parser(SentenceParser, LightningArgumentParser):
@@ -64,6 +73,25 @@ class StreamTrainer(Trainer):
 
 class SaveConfig(SaveConfigCallback):
     """Keep the configuration beside the logs and, as text, in every checkpoint."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write nothing yet: a run that is refused for its data or its checkpoint leaves no file."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it beside the logs."""
+        super().setup(trainer, pl_module, "fit")
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it beside the logs."""
+        super().setup(trainer, pl_module, "validate")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it beside the logs."""
+        super().setup(trainer, pl_module, "test")
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write it beside the logs."""
+        super().setup(trainer, pl_module, "predict")
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
@@ -118,8 +146,9 @@ class CLI(LightningCLI):
         parser.add_class_arguments(Generation, "generation", instantiate=False)
 
     def before_instantiate_classes(self) -> None:
-        """For `generate`, check what is asked for first, and build only what streams."""
+        """Check what is asked for before anything is built; for `generate` build only what streams."""
         if self.subcommand != "generate":
+            check_checkpoint(self.config[self.subcommand].get("ckpt_path"))
             return
         config = self.config["generate"]
         self.generation = Generation(**config.generation)
@@ -132,9 +161,10 @@ class CLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Make every fit resumable: bit for bit, and after a signal in the middle of an epoch."""
         if self.subcommand == "fit":
-            present = {type(callback) for callback in config.get("callbacks") or []}
-            wanted = (ExactResume, GracefulStop)
-            callbacks = [*callbacks, *(kind() for kind in wanted if kind not in present)]
+            present = [*(config.get("callbacks") or []), *callbacks]
+            for kind in (ExactResume, GracefulStop):
+                if not any(isinstance(callback, kind) for callback in present):
+                    callbacks = [*callbacks, kind()]
         return super()._instantiate_trainer(config, callbacks)
 
     def generate(self, model: StreamModule, **options: Any) -> None:
@@ -147,10 +177,13 @@ def run(args: Sequence[str]) -> int:
     """Run one verb and return its exit code."""
     import_families()
     for message in HARMLESS:
-        warnings.filterwarnings("ignore", message=message)
+        for known in QUIET:
+        warnings.filterwarnings("ignore", message=known)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     try:
         return CLI(args).exit_code
+    except MisconfigurationException as error:
+        raise ValueError(str(error)) from error
     finally:
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.destroy_process_group()

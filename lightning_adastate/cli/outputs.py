@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -66,6 +68,8 @@ class StreamOutputs:
                     self.videos.append(VideoWriter(path, **video_options._asdict()))
                 if latents is not None:
                     self.latents.append(LatentsWriter(numbered(latents, row, num_streams)))
+            if state is not None:
+                make_folder(Path(state).parent)
         except ValueError:
             self._discard()
             raise
@@ -100,9 +104,7 @@ class StreamOutputs:
                 video.close()
             if video.num_frames:  # otherwise a file of that name is not ours
                 video.path.unlink(missing_ok=True)
-        for folder in self.new_folders:
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+        _remove_empty(self.new_folders)
 
     def __enter__(self) -> StreamOutputs:
         return self
@@ -110,6 +112,42 @@ class StreamOutputs:
     def __exit__(self, *error: object) -> None:
         if not self.done:
             self._discard()
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder where there is none, before hours are spent on what goes into it.
+
+    Raises:
+        ValueError: If nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the folder '{folder}': {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"cannot write into the folder '{folder}'")
+
+
+@contextlib.contextmanager
+def output_folder(folder: Path) -> Iterator[None]:
+    """Make a folder for what the block writes; if the block fails, an empty new one goes again.
+
+    Raises:
+        ValueError: If nothing can be written there.
+    """
+    new = _missing_folders(str(folder / "file"))
+    make_folder(folder)
+    try:
+        yield
+    except BaseException:
+        _remove_empty(new)
+        raise
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
 def _missing_folders(*paths: str | None) -> list[Path]:

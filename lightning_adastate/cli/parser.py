@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any, NoReturn, cast
@@ -12,11 +11,7 @@ from typing import Any, NoReturn, cast
 import jsonargparse._typehints as typehints
 from jsonargparse import ArgumentParser, Namespace
 
-from lightning_adastate.cli.errors import nearest, one_sentence
-from lightning_adastate.cli.shipped import recipe_names
-
-EXAMPLES = {"replay": "replay/longlive", "compare": "toy/compare"}
-"""Shipped recipes of the verbs that do not take a training recipe."""
+from lightning_adastate.cli.explain import explain
 
 DISCARD = "discard_init_args_on_class_path_change"
 
@@ -77,10 +72,10 @@ class SentenceParser(ArgumentParser):
     ) -> Namespace:
         """Refuse what jsonargparse passes over: an empty mapping under a key that does not exist."""
         if not parent_key and getattr(self, "_subcommands_action", None) is None:
-            known = [action.dest for action in self._actions]
+            known = [action.dest for action in self._actions if not action.dest.endswith(".help")]
             for key in _empty_mappings(cfg, known):
                 raise TypeError(f"Option '{key}' is not accepted")
-        return cast(Namespace, super()._apply_actions(cfg, parent_key, *args, **kwargs))
+        return super()._apply_actions(cfg, parent_key, *args, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong in one sentence and leave with exit code 2."""
@@ -107,55 +102,3 @@ def _empty_mappings(
         if not (value if isinstance(value, dict) else vars(value)) and not is_branch:
             yield key
         yield from _empty_mappings(value, known, f"{key}.")
-
-
-def explain(message: str, parser: ArgumentParser) -> str:
-    """Return one sentence for a message of this parser."""
-    types = {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
-    example = EXAMPLES.get(parser.prog.split()[-1], "toy/adastate")
-    if found := re.match(r"unrecognized arguments: (\S+)", message):
-        options = [option for action in parser._actions for option in action.option_strings]
-        given = found[1].partition("=")[0]
-        head = given.split(".")[0]
-        heads = [option.split(".")[0] for option in options]
-        hint = nearest(given, options) if head in heads else nearest(head, heads)
-        return f"there is no option {given}{hint or f'; see {parser.prog} --help'.replace(' [options]', '')}"
-    if found := re.match(r".*File does not exist: '([^']+)'", message, re.DOTALL):
-        names = recipe_names()
-        name = os.path.relpath(found[1])
-        return f"there is no config file {name!r}; shipped are {', '.join(names)}{nearest(name, names)}"
-    if found := re.match(r"the following arguments are required: (.*)", message):
-        names = ", ".join(
-            re.sub(r"^(fit|validate|test|predict|generate)\.", "", name)
-            for name in found[1].split(", ")
-        )
-        return f"{names} must be given; name a recipe with --config, for example {example}"
-    if message.startswith("Problems parsing config:"):
-        return "the config is no valid YAML: " + " ".join(message.split()[3:])
-    if found := re.match(r"Unexpected config: (.*)", message, re.DOTALL):
-        text = " ".join(found[1].split()) or "nothing"
-        return f"a config must be a mapping of options to values, got {text}"
-    if found := re.match(
-        r"(?:Subcommand|Group) '(\w+)' does not accept option '([^']+)'", message
-    ):
-        where = f"{found[1]}." if message.startswith("Group") else ""
-        return _not_accepted(where + found[2], list(types), example)
-    if found := re.match(r"Option '([^']+)' is not accepted$", message):
-        return _not_accepted(found[1], list(types), example)
-    return one_sentence(message, types)
-
-
-def _not_accepted(key: str, known: Sequence[str], example: str) -> str:
-    """Return what to say about a config's key that no option has."""
-    parts = key.split(".")
-    if parts[0] in ("class_path", "init_args"):
-        return "this config is a component's file; give it as the component: --model.anchor=FILE"
-    if "init_args" in parts[:2]:
-        return (
-            f"`{parts[0]}` has no class_path and init_args here; "
-            f"name a recipe of this verb, for example {example}"
-        )
-    heads = sorted({name.split(".")[0] for name in known})
-    below = [name for name in known if name.startswith(f"{parts[0]}.")]
-    hint = nearest(key, below) if parts[0] in heads else nearest(parts[0], heads)
-    return f"there is no option {key!r}{hint}"

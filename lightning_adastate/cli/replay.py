@@ -201,13 +201,14 @@ def timeline_of(layout: Sequence[LayoutChunk], anchor_frames: int) -> list[Event
             continue
         queries, kept = happened.get("queries", []), happened.get("kept")
         sink_kept = happened.get("sink_kept", True)
+        protected = sink_kept and bool(queries) and queries[0] not in ("r0", "f0")
         events.append(
             Event(
                 chunk=chunk["chunk"],
                 prompt=prompt if prompt != before else None,
                 keep_frames=None if kept is None else len(kept) - anchor_frames,
                 live_start=chunk["denoise"]["k"][0] if happened.get("cut") else None,
-                recache_frames=len(queries) - (anchor_frames if sink_kept and queries else 0),
+                recache_frames=len(queries) - (anchor_frames if protected else 0),
                 reset_anchor=not sink_kept,
             )
         )

@@ -80,8 +80,13 @@ class PanWorldData(VideoFolderData):
         """Render into a temporary folder and rename it, so that no half-rendered folder is ever read."""
         if self.folder.is_dir():
             return
-        self.folder.parent.mkdir(parents=True, exist_ok=True)
-        half = Path(mkdtemp(prefix=f"{self.folder.name}-", dir=self.folder.parent))
+        try:
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            half = Path(mkdtemp(prefix=f"{self.folder.name}-", dir=self.folder.parent))
+        except OSError as error:
+            raise ValueError(
+                f"cannot write into `cache_folder` '{self.folder.parent}': {error.strerror}"
+            ) from error
         try:
             for index in track(range(self.num_clips), "Rendering PanWorld", transient=True):
                 self._render(half, index)

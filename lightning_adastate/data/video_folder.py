@@ -107,6 +107,14 @@ class VideoFolderData(LightningDataModule):
         assert self.val_clips is not None, "call `setup` first"
         return self._loader(self.val_clips, shuffle=False) if len(self.val_clips) else []
 
+    def test_dataloader(self) -> StatefulDataLoader | list[StatefulDataLoader]:
+        """Return the videos set aside, as for validation."""
+        return self.val_dataloader()
+
+    def predict_dataloader(self) -> StatefulDataLoader | list[StatefulDataLoader]:
+        """Return the videos set aside, as for validation: their captions are what is streamed."""
+        return self.val_dataloader()
+
     def _clips(self, sources: list[Source]) -> VideoClips:
         return VideoClips(sources, clip_frames=self.clip_frames, keep=self.keep)
 

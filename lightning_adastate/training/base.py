@@ -162,6 +162,48 @@ class StreamModule(LightningModule):
         for name in [name for name in weights if name.startswith(FROZEN)]:
             del weights[name]
 
+    def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
+        """Refuse a checkpoint of another model: what does not fit would silently stay as it was built.
+
+        Another anchor is no other model. Streaming does without parts that only training has.
+
+        Raises:
+            ValueError: Naming the first tensor that does not fit, and the remedy.
+        """
+        weights = checkpoint["state_dict"]
+        assert isinstance(weights, dict)
+        own = {name: tensor for name, tensor in self.state_dict().items() if _is_saved(name)}
+        theirs = {name: tensor for name, tensor in weights.items() if _is_saved(name)}
+        training = self._trainer is not None and self._trainer.training
+        parts = {name for name, _ in self.named_children()}
+        extra = [n for n in theirs if training or n.partition(".")[0] in parts]
+        problems = {
+            "lacks": sorted(own.keys() - theirs.keys()),
+            "also has": sorted(set(extra) - own.keys()),
+            "has another shape of": sorted(
+                n for n in own.keys() & theirs.keys() if own[n].shape != theirs[n].shape
+            ),
+        }
+        found = [f"{what} {names[0]}" for what, names in problems.items() if names]
+        if found:
+            raise ValueError(
+                f"the checkpoint is not of this model: it {' and '.join(found)}; resume with the "
+                "configuration it was made with, or take its generator alone with `model.weights`"
+            )
+
+    # -- predicting -----------------------------------------------------------------------------
+
+    def predict_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
+        """Return streams of the batch's prompts, as long as its clips: pixels ``[B, F, 3, H, W]``."""
+        prompts, wanted = batch["prompts"], batch["video"].shape[1]
+        ids = [batch_idx * len(prompts) + row for row in range(len(prompts))]
+        parts: list[Tensor] = []
+        for made in self.stream(self.open_stream(prompts, stream_ids=ids)):
+            parts.append(made.video_BFCHW)
+            if sum(part.shape[1] for part in parts) >= wanted:
+                break
+        return torch.cat(parts, dim=1)[:, :wanted]
+
     # -- the average ----------------------------------------------------------------------------
 
     @torch.no_grad()
@@ -172,6 +214,11 @@ class StreamModule(LightningModule):
         pairs = zip(self.generator_ema.parameters(), self.generator.parameters(), strict=True)
         for average, live in pairs:
             average.lerp_(live.detach(), 1.0 - self.ema_decay)
+
+
+def _is_saved(name: str) -> bool:
+    """Tell weights that every checkpoint of a model has; an anchor's own go with the anchor."""
+    return not name.startswith(FROZEN) and ".anchor." not in name
 
 
 def frozen_copy(streamer: Streamer) -> Streamer:

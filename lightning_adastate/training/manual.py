@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor
 
@@ -14,12 +16,12 @@ from lightning_adastate.codecs import Codec
 from lightning_adastate.noise import NoiseSource
 from lightning_adastate.schedules import Schedule
 from lightning_adastate.text import TextEncoder
-from lightning_adastate.training.base import StreamModule
+from lightning_adastate.training.base import StreamModule, VideoBatch
 from lightning_adastate.training.optimization import Optimization
 from lightning_adastate.training.randomness import generator_of
 
 
-class ManualModule(StreamModule):
+class ManualModule(StreamModule, ABC):
     """Count batches, make whole optimiser steps of them, and resume exactly.
 
     Args:
@@ -111,6 +113,24 @@ class ManualModule(StreamModule):
                     parameter.grad = self._gradients[name].to(parameter)
             self._gradients = {}
 
+    # -- scores ---------------------------------------------------------------------------------
+
+    @abstractmethod
+    def scores(self, batch: VideoBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Return scalars of what will be used for streaming, on noise that never changes."""
+
+    def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
+        """Log the scores."""
+        self._log_scores("val", batch, batch_idx)
+
+    def test_step(self, batch: VideoBatch, batch_idx: int) -> None:
+        """Log the scores."""
+        self._log_scores("test", batch, batch_idx)
+
+    def _log_scores(self, stage: str, batch: VideoBatch, batch_idx: int) -> None:
+        logs = {f"{stage}/{n}": value for n, value in self.scores(batch, batch_idx).items()}
+        self.log_dict(logs, batch_size=len(batch["prompts"]), sync_dist=True)
+
     def on_validation_model_zero_grad(self) -> None:
         """Keep gradients: validation may come between the batches of one optimiser step."""
 
@@ -140,6 +160,7 @@ class ManualModule(StreamModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Load the batch counter and gradients."""
+        super().on_load_checkpoint(checkpoint)
         seen, gradients = checkpoint.get("batches_seen", 0), checkpoint.get("gradients", {})
         assert isinstance(seen, int)
         assert isinstance(gradients, dict)

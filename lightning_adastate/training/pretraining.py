@@ -136,13 +136,11 @@ class Pretraining(ManualModule, ABC):
         self.log_step()
         self.batches_seen += 1
 
-    def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
-        """Log the same numbers of what will be used for streaming, on noise that never changes."""
+    def scores(self, batch: VideoBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Return the same numbers of what will be used for streaming, on noise that never changes."""
         draws = self._draws(batch_idx, "validation")
         latents, text_BSD = self.encode_batch(batch, draws)
-        errors = self.errors(self.streamer, latents, text_BSD, draws)
-        logs = {f"val/{name}": value for name, value in errors.items()}
-        self.log_dict(logs, batch_size=len(latents), sync_dist=True)
+        return self.errors(self.streamer, latents, text_BSD, draws)
 
     def configure_optimizers(self) -> Optimizer:
         """Return the optimiser of the backbone and of the anchors that have parameters."""

@@ -171,8 +171,8 @@ class SelfForcing(ManualModule):
         self.critic_optimization = critic_optimization
 
     def setup(self, stage: str) -> None:
-        """Build teacher and critic. Streaming needs neither, so only these two stages have them."""
-        if stage not in ("fit", "validate") or self.teacher is not None:
+        """Build teacher and critic. Streaming needs neither, so only what has losses has them."""
+        if stage not in ("fit", "validate", "test") or self.teacher is not None:
             return
         backbone = self.generator.backbone
         self.teacher = build_network(self.build_teacher, backbone, self.teacher_weights)
@@ -326,8 +326,8 @@ class SelfForcing(ManualModule):
 
     # -- validation, optimisers -------------------------------------------------------------------
 
-    def validation_step(self, batch: VideoBatch, batch_idx: int) -> None:
-        """Log both losses on complete rollouts of what will be used for streaming."""
+    def scores(self, batch: VideoBatch, batch_idx: int) -> dict[str, Tensor]:
+        """Return both losses on complete rollouts of what will be used for streaming."""
         text_BSD, given = self.encode_batch(batch)
         phase = f"validation {batch_idx}"
         generator = generator_of(self.seed, self.global_rank, phase)
@@ -335,13 +335,12 @@ class SelfForcing(ManualModule):
         video = rolled.video_BFCHW
         networks = self.networks(text_BSD)
         draw, given_frames = self.loss.draw(video, generator), self.context_frames
-        losses = {
-            "val/loss_dmd": self.loss(video, networks, draw, given_frames=given_frames).loss,
-            "val/loss_critic": self.critic_loss(
+        return {
+            "loss_dmd": self.loss(video, networks, draw, given_frames=given_frames).loss,
+            "loss_critic": self.critic_loss(
                 video, networks.critic, draw, given_frames=given_frames
             ).loss,
         }
-        self.log_dict(losses, batch_size=text_BSD.shape[0], sync_dist=True)
 
     def configure_optimizers(self) -> list[Optimizer]:
         """Return the generator's optimiser, which moves ``global_step``, and the critic's."""
