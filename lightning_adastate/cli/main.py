@@ -27,16 +27,9 @@ HARMLESS = (
     ".*in eval mode at the start of training.*",  # teacher, average and codec are meant to be
     ".*manual optimization and every_n_train_steps.*",  # the state after the step is what we want
     ".*smaller than the logging interval.*",
+    ".*set_vital.*",  # torch's, about torchdata
 )
 """Warnings of libraries that no user of ours can act on."""
-
-
-QUIET = (
-    ".*isinstance.treespec.*",  # torch's, about Lightning
-    ".*set_vital",  # torch's, about torchdata
-    "Found .* in eval mode",  # teacher, codec, text encoder and average are, on purpose
-)
-"""Warnings that tell nobody anything."""
 
 
 class Parser(SentenceParser, LightningArgumentParser):
@@ -177,8 +170,7 @@ def run(args: Sequence[str]) -> int:
     """Run one verb and return its exit code."""
     import_families()
     for message in HARMLESS:
-        for known in QUIET:
-        warnings.filterwarnings("ignore", message=known)
+        warnings.filterwarnings("ignore", message=message)
     logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     try:
         return CLI(args).exit_code
