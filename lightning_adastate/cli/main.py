@@ -15,6 +15,7 @@ from lightning.pytorch.cli import (
     LightningCLI,
     SaveConfigCallback,
 )
+from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_adastate.callbacks import ExactResume, GracefulStop
 from lightning_adastate.cli.generate import Generation, generate
@@ -154,11 +155,16 @@ class CLI(LightningCLI):
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Make every fit resumable: bit for bit, and after a signal in the middle of an epoch."""
         if self.subcommand == "fit":
-            present = [*(config.get("callbacks") or []), *callbacks]
+            given = config.get("callbacks") or []
+            present = [*(given if isinstance(given, list) else [given]), *callbacks]
             for kind in (ExactResume, GracefulStop):
                 if not any(isinstance(callback, kind) for callback in present):
                     callbacks = [*callbacks, kind()]
-        return super()._instantiate_trainer(config, callbacks)
+        trainer = super()._instantiate_trainer(config, callbacks)
+        if isinstance(trainer.strategy, DDPStrategy):
+            # Generator and critic have a backward pass each; plain DDP waits for both in either.
+            trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
+        return trainer
 
     def generate(self, model: StreamModule, **options: Any) -> None:
         """Stream."""
