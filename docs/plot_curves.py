@@ -26,9 +26,10 @@ def main():
     parser.add_argument("output")
     path = parser.parse_args().output
     names = sorted(file.stem for file in FOLDER.glob("*.csv"))
-    figure, axes = plt.subplots(1, len(names), figsize=(5 * len(names), 3.4), dpi=120)
-    for axis, name in zip([axes] if len(names) == 1 else axes, names, strict=True):
-        for key in ("train/loss", "train/loss_critic"):
+    rows = -(-len(names) // 2)
+    figure, axes = plt.subplots(rows, 2, figsize=(10, 3.2 * rows), dpi=120, squeeze=False)
+    for axis, name in zip(axes.flat, names, strict=False):
+        for key in ("train/loss", "train/loss_dmd", "train/loss_critic"):
             steps, values = series(name, key)
             if values:
                 axis.plot(steps, values, linewidth=0.8, label=key)

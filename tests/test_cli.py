@@ -206,6 +206,25 @@ MISTAKES = {
     "window": (["--model.cache.window_frames=2"], ["`window_frames` 2 is smaller than a chunk"]),
     "weights": (["--model.weights=none.safetensors"], ["no weights file 'none.safetensors'"]),
     "corrupt weights": (["--model.weights=corrupt.safetensors"], ["cannot read weights"]),
+    "key without anything": (["--config=key.yaml"], ["no option 'modle'; did you mean model?"]),
+    "trainer's key": (["--config=trainer.yaml"], ["'trainer.max_step'", "trainer.max_steps?"]),
+    "argument without anything": (["--config=argument.yaml"], ["EMAAnchor takes no 'decoy'"]),
+    "nested argument": (["--model.optimization={foo: {}}"], ["takes no 'optimization.foo'"]),
+    "abbreviation": (["--data.num_clip=3"], ["there is no option --data.num_clip"]),
+    "empty config": (["--config=empty.yaml"], ["a config must be a mapping", "got nothing"]),
+    "component as recipe": (["--config=anchors/ema"], ["a component's file"]),
+    "union": (["--trainer.precision=foo"], ["'16-true'", "got foo"]),
+    "trainer": (["--trainer.max_steps=-5"], ["`max_steps` must be"]),
+    "optimisation": (["--trainer.gradient_clip_val=1"], ["Automatic gradient clipping"]),
+    "checkpoint": (["--ckpt_path=none.ckpt"], ["there is no checkpoint 'none.ckpt'"]),
+    "corrupt checkpoint": (["--ckpt_path=corrupt.safetensors"], ["is no checkpoint, or is cut"]),
+    "corrupt weights in a checkpoint": (
+        ["--model.weights=cut.ckpt"],
+        ["no checkpoint, or is cut"],
+    ),
+    "weights as checkpoint": (["--ckpt_path=weights.ckpt"], ["use `--model.weights`"]),
+    "batch": (["--data.batch_size=9"], ["one batch on each of 1 ranks needs 9"]),
+    "cache folder": (["--data.cache_folder=empty.yaml"], ["cannot write into `cache_folder`"]),
     "data value": (["--data.num_clips=0"], ["`num_clips` must be 1 or more, got 0"]),
 }
 
@@ -215,9 +234,16 @@ def test_a_mistake_is_one_sentence(mistake, capsys):
     args, expected = MISTAKES[mistake]
     Path("class.yaml").write_text("model: {init_args: {anchor: {class_path: EMAAnchr}}}")
     Path("broken.yaml").write_text("model: {init_args: [")
+    Path("key.yaml").write_text("modle: {}")
+    Path("trainer.yaml").write_text("trainer: {max_step: {}}")
+    Path("argument.yaml").write_text("model: {init_args: {anchor: {init_args: {decoy: {}}}}}")
+    Path("empty.yaml").touch()
     Path("corrupt.safetensors").write_bytes(b"x" * 100)
+    torch.save({"weight": torch.zeros(3)}, "weights.ckpt")
+    Path("cut.ckpt").write_bytes(Path("weights.ckpt").read_bytes()[:200])
     said = complaint(capsys, *args)
     assert all(part in said for part in expected), said
+    assert not Path("config.yaml").exists(), "a refused run must leave no file"
 
 
 def test_a_trace_is_shown_when_asked_for(monkeypatch):

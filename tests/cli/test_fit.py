@@ -1,4 +1,4 @@
-"""fit as a user runs it: stopped by SIGTERM and resumed, or with another model's checkpoint."""
+"""fit as a user runs it: stopped by SIGTERM and resumed, and in several processes."""
 
 import os
 import subprocess
@@ -14,7 +14,16 @@ ROOT = Path(lightning_adastate.__file__).parent.parent
 
 CALLBACKS = """
 import os, signal
+import torch
 from lightning.pytorch import Callback
+
+class Agree(Callback):
+    def on_train_end(self, trainer, pl_module):
+        for part in (pl_module.generator, pl_module.generator_ema, pl_module.critic):
+            flat = torch.cat([parameter.detach().flatten() for parameter in part.parameters()])
+            both = pl_module.all_gather(flat)
+            assert torch.equal(both[0], both[1])
+        assert trainer.world_size == 2
 
 class StopAt(Callback):
     def __init__(self, batch: int) -> None:
@@ -25,14 +34,14 @@ class StopAt(Callback):
             os.kill(os.getpid(), signal.SIGTERM)
 """
 
-OPTIONS = """
+OPTIONS = """\
 --config toy/adastate --model.generator_interval 2 --model.critic_warmup 1 --model.critic_steps 2
 --model.backbone.num_layers 1 --model.weights null --model.teacher_weights null
 --model.critic_weights null --model.num_frames 9 --model.optimization.warmup_steps 3
 --data.num_clips 12 --data.video_frames 15 --data.clip_frames 9 --data.batch_size 2
 --data.cache_folder clips --trainer.accelerator cpu --trainer.enable_progress_bar false
 --trainer.enable_model_summary false --trainer.logger.save_dir runs
-""".split()
+""".split()  # noqa: SIM905
 
 
 def run(folder, *options):
@@ -84,3 +93,12 @@ def test_a_fit_stopped_by_sigterm_and_resumed_equals_the_uninterrupted_one(tmp_p
         assert differences(ours[part], theirs[part], part) == []
     start = torch.load(path, weights_only=True)["state_dict"]
     assert differences(start, theirs["state_dict"]), "the steps after the stop must change weights"
+
+
+@pytest.mark.slow
+def test_a_recipe_trains_in_two_processes_and_they_agree(tmp_path):
+    (tmp_path / "my_callbacks.py").write_text(CALLBACKS)
+    options = ["--trainer.max_steps=2", "--trainer.devices=2", "--data.val_fraction=0.5"]
+    code, said, folder = run(tmp_path, *options, "--trainer.callbacks+=my_callbacks.Agree")
+    assert code == 0, said
+    assert (folder / "last.ckpt").exists()

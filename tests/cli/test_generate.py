@@ -220,3 +220,22 @@ def test_latents_appear_only_when_whole(tmp_path):
     writer.finish()
     assert torch.equal(load_file(tmp_path / "l.safetensors")["latents"][0], torch.cat(parts))
     assert [path.name for path in tmp_path.glob("*l.safetensors*")] == ["l.safetensors"]
+
+
+def test_a_state_that_cannot_be_written_is_refused_before_the_stream(capsys):
+    Path("file").touch()
+    asked = ["--generation.prompts=west", "--generation.output=new/a.mp4"]
+    state = "--generation.state_out=file/state.safetensors"
+    assert main(["generate", "--config=base.yaml", *asked, state]) == 1
+    captured = capsys.readouterr()
+    assert "cannot make the folder 'file'" in captured.err
+    assert "chunks" not in captured.out
+    assert files() == {"file"}
+
+
+def test_one_file_cannot_be_two_outputs(capsys):
+    asked = ["--generation.prompts=west", "--generation.latents=a.safetensors"]
+    state = "--generation.state_out=./a.safetensors"
+    assert main(["generate", "--config=base.yaml", *asked, state]) == 1
+    assert "must be different files" in capsys.readouterr().err
+    assert files() == set()

@@ -1,0 +1,61 @@
+"""compare: what cannot be compared is refused in one sentence, before anything is streamed."""
+
+from pathlib import Path
+
+import pytest
+
+from lightning_adastate.__main__ import main
+
+SMALL = ["--config=toy/compare", "--episodes=2", "--horizons=[9]", "--model.backbone.num_layers=1"]
+
+
+@pytest.fixture(autouse=True)
+def workplace(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("JSONARGPARSE_DEBUG", raising=False)
+    return tmp_path
+
+
+MISTAKES = {
+    "one episode": (["--episodes=1"], "`episodes` must be 2 or more, got 1"),
+    "no horizon": (["--horizons=[]"], "`horizons` must be 7 frames or more"),
+    "short horizon": (["--horizons=[9,5]"], "`horizons` must be 7 frames or more"),
+    "lone horizon": (["--horizons=9"], "horizons: expected a list, got 9; write [9]"),
+    "nothing given": (["--num_given=0"], "`num_given` must be 1 or more"),
+    "half a chunk given": (["--num_given=2"], "given frames must fill whole chunks"),
+    "seed": (["--seed=-1"], "`seed` 0 or more, got 3 and -1"),
+    "no arm": (["--anchors={}"], "`anchors` must name at least one arm"),
+    "misspelt arm": (
+        ["--anchors={a: StaticAnchr}"],
+        "no Anchor 'StaticAnchr'; known are Adaptive",
+    ),
+    "size": (["--world.height=16"], "`world` is 16 x 16 pixels, `model.frame_size` is 8 x 16"),
+    "folder": (["--output=file/results"], "cannot make the folder 'file/results'"),
+    "key": (["--config=key.yaml"], "there is no option 'modle'; did you mean model?"),
+    "another verb's recipe": (["--config=toy/adastate"], "for example toy/compare"),
+    "weights": (["--weights=none.safetensors"], "there is no weights file 'none.safetensors'"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_one_sentence_and_leaves_nothing(mistake, capsys):
+    args, expected = MISTAKES[mistake]
+    Path("file").touch()
+    Path("key.yaml").write_text("modle: {}")
+    assert main(["compare", *SMALL, *args]) in (1, 2)
+    captured = capsys.readouterr()
+    lines = captured.err.splitlines()
+    assert len(lines) == 1, lines
+    assert expected in lines[0]
+    assert "ideal" not in captured.out, "refused before the work, not after it"
+    assert {path.name for path in Path().iterdir()} == {"file", "key.yaml"}
+
+
+def test_arms_are_swapped_and_changed_on_the_command_line(capsys):
+    arms = "--anchors={short: {class_path: EMAAnchor, init_args: {num_frames: 2}}, none: StaticAnchor}"
+    more = ["--anchors.none.num_frames=0", "--anchors.short=ReplacementAnchor"]
+    assert main(["compare", *SMALL, arms, *more, "--output=results"]) == 0
+    rows = Path("results/scores.csv").read_text().splitlines()
+    assert {row.split(",")[0] for row in rows[1:]} == {"short", "none"}
+    assert main(["compare", *SMALL, arms, *more, "--print_config"]) == 0
+    assert "ReplacementAnchor\n    init_args:\n      num_frames: 1\n" in capsys.readouterr().out
