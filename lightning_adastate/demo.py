@@ -82,7 +82,6 @@ def main(args: Sequence[str] | None = None) -> int:
     from lightning_adastate.cli.tables import print_tables, wide_console
 
     setting = build(["--config=toy/compare", *(["--episodes=4"] if chosen.quick else [])])
-    load_into(setting.module.streamer.backbone, "toy/generator.safetensors")
     before = {BEFORE: AdaptiveAnchor(1)}
     _, unfitted = run_compare(setting.module, setting.world, before, **setting.numbers)
     load_into(setting.module.streamer.backbone, checkpoint)

@@ -82,11 +82,12 @@ def load_module(
     return module.eval()
 
 
-def check_checkpoint(path: str | None) -> None:
+def check_checkpoint(path: str | None, *, weights_only: bool) -> None:
     """Refuse a checkpoint that cannot be resumed from, before anything is built.
 
     Args:
         path: A file. What only the Trainer knows (``last``, a folder, an address) is left to it.
+        weights_only: Whether it must load without running code from it.
 
     Raises:
         ValueError: If the file is missing, unreadable, or holds weights alone.
@@ -98,7 +99,7 @@ def check_checkpoint(path: str | None) -> None:
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path!r} is no checkpoint, or is cut short")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        found = torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True)
     except Exception as error:  # pickle, zip and torch each raise their own
         line = str(error).partition("\n")[0].partition(". ")[0]
         raise ValueError(f"cannot read the checkpoint {path!r}: {line}") from error

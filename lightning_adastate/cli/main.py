@@ -142,7 +142,9 @@ class CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Check what is asked for before anything is built; for `generate` build only what streams."""
         if self.subcommand != "generate":
-            check_checkpoint(self.config[self.subcommand].get("ckpt_path"))
+            asked = self.config[self.subcommand]
+            asked.weights_only = asked.weights_only is not False  # Lightning's default runs code
+            check_checkpoint(asked.ckpt_path, weights_only=asked.weights_only)
             return
         config = self.config["generate"]
         self.generation = Generation(**config.generation)
