@@ -24,7 +24,7 @@ QUICK_STEPS = 2
 QUICK = ("--data.num_clips=32", "--data.batch_size=4", "--model.critic_warmup=1")
 """What ``--quick`` changes: enough to see that everything runs, too little to learn."""
 
-BEFORE = "adaptive, before the fit"
+BEFORE = "before the fit"
 
 
 def parse(args: Sequence[str] | None) -> argparse.Namespace:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypedDict
 
 import torch
 from torch import Tensor
@@ -259,6 +259,13 @@ class Chunk:
     latents_BFCHW: Tensor
     state_latents_BFCHW: Tensor | None
     state: StreamState
+
+
+class VideoBatch(TypedDict):
+    """A batch of clips ``[B, F, 3, H, W]`` in [0, 1], and their captions."""
+
+    video: Tensor
+    prompts: list[str]
 
 
 class LossOutput(NamedTuple):

@@ -87,7 +87,7 @@ def check_checkpoint(path: str | None, *, weights_only: bool) -> None:
 
     Args:
         path: A file. What only the Trainer knows (``last``, a folder, an address) is left to it.
-        weights_only: Whether it must load without running code from it.
+        weights_only: Whether it must load without running code from it; else it is not read here.
 
     Raises:
         ValueError: If the file is missing, unreadable, or holds weights alone.
@@ -98,8 +98,10 @@ def check_checkpoint(path: str | None, *, weights_only: bool) -> None:
         raise ValueError(f"there is no checkpoint {path!r}")
     if not zipfile.is_zipfile(path):
         raise ValueError(f"{path!r} is no checkpoint, or is cut short")
+    if not weights_only:
+        return
     try:
-        found = torch.load(path, map_location="cpu", weights_only=weights_only, mmap=True)
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # pickle, zip and torch each raise their own
         line = str(error).partition("\n")[0].partition(". ")[0]
         raise ValueError(f"cannot read the checkpoint {path!r}: {line}") from error

@@ -19,7 +19,7 @@ from lightning_adastate.metrics import PAN_IDEAL, PanScores, paired_bootstrap
 SHOWN = ("slope", "displacement", "loc_err", "shake", "id_bias", "bg_rmse", "drift", "novelty")
 """Scores in the printed table; the csv file has all."""
 
-TABLE_WIDTH = 136
+TABLE_WIDTH = 140
 """Columns of text the tables need."""
 
 

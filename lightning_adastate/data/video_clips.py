@@ -6,25 +6,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, TypedDict
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_adastate.data.sampler import Draw
+from lightning_adastate.types import VideoBatch
 from lightning_adastate.video import probe_video, read_video
 
 SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi")
 
 Keep = Literal["nothing", "decoded"]
-
-
-class VideoBatch(TypedDict):
-    """Clips ``[B, F, 3, H, W]`` in [0, 1] and their captions."""
-
-    video: Tensor
-    prompts: list[str]
 
 
 class Clip(NamedTuple):

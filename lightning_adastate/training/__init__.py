@@ -1,6 +1,6 @@
 """Training stages: one LightningModule each."""
 
-from lightning_adastate.training.base import StreamModule, VideoBatch, VideoChunk
+from lightning_adastate.training.base import StreamModule, VideoChunk
 from lightning_adastate.training.causal_flow_matching import CausalFlowMatching
 from lightning_adastate.training.flow_matching import FlowMatching
 from lightning_adastate.training.hooks import FrameWeightHook
@@ -14,6 +14,5 @@ __all__ = [
     "Optimization",
     "SelfForcing",
     "StreamModule",
-    "VideoBatch",
     "VideoChunk",
 ]

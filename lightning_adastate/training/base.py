@@ -7,7 +7,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TypedDict
 
 import torch
 from lightning.pytorch import LightningModule
@@ -22,17 +21,10 @@ from lightning_adastate.noise import NoiseSource
 from lightning_adastate.schedules import Schedule
 from lightning_adastate.streamer import Streamer
 from lightning_adastate.text import TextEncoder
-from lightning_adastate.types import Chunk, Event, StreamState
+from lightning_adastate.types import Chunk, Event, StreamState, VideoBatch
 
 FROZEN = ("codec.", "text_encoder.", "teacher.")
 """Modules that are not saved: their weights come from where the configuration says."""
-
-
-class VideoBatch(TypedDict):
-    """A batch of clips: ``video`` is ``[B, F, 3, H, W]`` in [0, 1]."""
-
-    video: Tensor
-    prompts: list[str]
 
 
 @dataclass(frozen=True)

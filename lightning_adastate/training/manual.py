@@ -16,9 +16,10 @@ from lightning_adastate.codecs import Codec
 from lightning_adastate.noise import NoiseSource
 from lightning_adastate.schedules import Schedule
 from lightning_adastate.text import TextEncoder
-from lightning_adastate.training.base import StreamModule, VideoBatch
+from lightning_adastate.training.base import StreamModule
 from lightning_adastate.training.optimization import Optimization
 from lightning_adastate.training.randomness import generator_of
+from lightning_adastate.types import VideoBatch
 
 
 class ManualModule(StreamModule, ABC):

@@ -20,10 +20,10 @@ from lightning_adastate.noise import NoiseSource
 from lightning_adastate.schedules import Schedule
 from lightning_adastate.streamer import Streamer
 from lightning_adastate.text import TextEncoder
-from lightning_adastate.training.base import VideoBatch
 from lightning_adastate.training.manual import ManualModule
 from lightning_adastate.training.optimization import Optimization
 from lightning_adastate.training.randomness import fold_seed, generator_of
+from lightning_adastate.types import VideoBatch
 
 
 class Draws(NamedTuple):

@@ -20,7 +20,6 @@ from lightning_adastate.noise import NoiseSource
 from lightning_adastate.schedules import Schedule
 from lightning_adastate.streamer import KVGradient, Streamer
 from lightning_adastate.text import TextEncoder
-from lightning_adastate.training.base import VideoBatch
 from lightning_adastate.training.hooks import apply_frame_weights
 from lightning_adastate.training.manual import ManualModule
 from lightning_adastate.training.networks import build_network, velocity_of
@@ -32,6 +31,7 @@ from lightning_adastate.training.rollout import (
     last_pass,
     roll_out,
 )
+from lightning_adastate.types import VideoBatch
 
 GENERATOR = Optimization()
 CRITIC = Optimization(lr=4e-7)

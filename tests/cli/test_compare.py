@@ -6,7 +6,13 @@ import pytest
 
 from lightning_adastate.__main__ import main
 
-SMALL = ["--config=toy/compare", "--episodes=2", "--horizons=[9]", "--model.backbone.num_layers=1"]
+SMALL = [
+    "--config=toy/compare",
+    "--model.weights=null",
+    "--model.backbone.num_layers=1",
+    "--episodes=2",
+    "--horizons=[9]",
+]
 
 
 @pytest.fixture(autouse=True)
