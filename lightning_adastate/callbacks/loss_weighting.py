@@ -4,8 +4,6 @@
 
 from __future__ import annotations
 
-from abc import abstractmethod
-
 import torch
 from lightning.pytorch import Callback, LightningModule
 from torch import Tensor
@@ -21,19 +19,6 @@ class LossWeightingCallback(Callback, FrameWeightHook):
     It is the one kind of callback that changes what is computed; weights that depend on the frame's index
     alone are better a ``FrameWeighting``.
     """
-
-    @abstractmethod
-    def frame_weights(
-        self, module: LightningModule, weights_BF: Tensor, video_BFCHW: Tensor
-    ) -> Tensor:
-        """Return the new weights ``[B, F]`` (or ``[F]``), finite and not negative.
-
-        Args:
-            module: The module in training; ``module.global_step`` counts generator steps.
-            weights_BF: The weights so far.
-            video_BFCHW: The rollout's latents, without a graph. Given frames are included; whatever
-                weight they get, they carry no loss.
-        """
 
 
 class HorizonRamp(LossWeightingCallback):

@@ -22,7 +22,7 @@ from lightning_adastate.checkpoints import load_into
 from lightning_adastate.cli.parser import SentenceParser
 from lightning_adastate.noise import NoiseKey, NoiseSource, RecordedNoise
 from lightning_adastate.rope import rope_table, rotate
-from lightning_adastate.streamer import Scratch, Streamer
+from lightning_adastate.streamer import Streamer
 from lightning_adastate.types import KV, Chunk, Event, StreamState
 
 DESCRIPTION = """Replay recorded noise and draws and compare the latents and caches with the record.
@@ -71,6 +71,16 @@ def replay_parser() -> ArgumentParser:
     return parser
 
 
+class Layout(TypedDict, total=False):
+    """A layout file.
+
+    ``chunks`` says what each chunk saw; ``slots_after`` what each cache slot of the recording holds, by tag.
+    """
+
+    chunks: list[LayoutChunk]
+    slots_after: dict[str, list[str]]
+
+
 def run_replay(
     streamer: Streamer,
     *,
@@ -86,16 +96,13 @@ def run_replay(
     """
     load_into(streamer.backbone, weights)
     tensors = read_case(case)
-    chunks = read_layout(case, layout)
-    state, noise, chunk_count = prepare(streamer.eval(), tensors, chunks)
-    labels = _cache_labels(case, layout)
+    recorded = read_layout(case, layout)
+    labels = recorded.get("slots_after", {})
+    state, noise, chunk_count = prepare(streamer.eval(), tensors, recorded["chunks"])
     expected = tensors["latents"]
-    scratch = Scratch()
     worst = 0.0
     start = 0
-    for _ in range(chunk_count):
-        with torch.no_grad():
-            chunk = streamer.step(state, noise=noise, scratch=scratch)
+    for chunk in streamer.stream(state, chunk_count, noise=noise):
         stop = start + chunk.latents_BFCHW.shape[1]
         difference = _distance(chunk.latents_BFCHW, expected[:, start:stop])
         line = f"chunk {chunk.index:3d}  frames {start:4d}-{stop - 1:<4d} max abs difference {difference:.3e}"
@@ -128,20 +135,21 @@ def read_case(path: str) -> dict[str, Tensor]:
     return tensors
 
 
-def read_layout(case: str, layout: str | None) -> list[LayoutChunk]:
-    """Read the chunks of a layout file; none beside the case means no event.
+def read_layout(case: str, layout: str | None) -> Layout:
+    """Read a layout file; none beside the case means no event and nothing known of the slots.
 
     Raises:
         ValueError: If a layout was named and cannot be read.
     """
     path = Path(layout) if layout else Path(case).with_suffix(".layout.json")
     if not path.exists() and layout is None:
-        return []
+        return {"chunks": []}
     try:
-        chunks: list[LayoutChunk] = json.loads(path.read_text())["chunks"]
+        recorded: Layout = json.loads(path.read_text())
+        recorded["chunks"]
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"cannot read the layout {str(path)!r}: {error!r}") from error
-    return chunks
+    return recorded
 
 
 def prepare(
@@ -286,15 +294,6 @@ def compare_rotated(
     tokens = ours.shape[1]
     key = _distance(ours, tensors["kv0_k"][:, :tokens])
     return max(key, _distance(whole.value_LBFTND[0].flatten(1, 2), tensors["kv0_v"][:, :tokens]))
-
-
-def _cache_labels(case: str, layout: str | None) -> dict[str, list[str]]:
-    """Return what each cache slot of the recording holds, by tag."""
-    path = Path(layout) if layout else Path(case).with_suffix(".layout.json")
-    if not path.exists():
-        return {}
-    labels: dict[str, list[str]] = json.loads(path.read_text()).get("slots_after", {})
-    return labels
 
 
 def _distance(ours: Tensor, theirs: Tensor) -> float:

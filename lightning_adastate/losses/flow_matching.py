@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -63,11 +64,16 @@ class FlowMatchingLoss(nn.Module):
         """Return the weight of each timestep."""
         if self.timestep_weighting == "uniform":
             return torch.ones_like(timestep_BF)
+        lowest, scale = self._bell_range
+        weights: Tensor = (self._bell(timestep_BF) - lowest) * scale
+        return weights
+
+    @cached_property
+    def _bell_range(self) -> tuple[float, float]:
+        """Return the bell's lowest value on the grid, and what makes its mean there 1."""
         bell = self._bell(self.table.timesteps)
         lowest = bell.min()
-        scale = NUM_TIMESTEPS / (bell - lowest).sum()
-        weights: Tensor = (self._bell(timestep_BF) - lowest.item()) * scale.item()
-        return weights
+        return float(lowest), float(NUM_TIMESTEPS / (bell - lowest).sum())
 
     def _bell(self, timestep: Tensor) -> Tensor:
         return torch.exp(-2.0 * ((timestep - NUM_TIMESTEPS / 2) / NUM_TIMESTEPS).square())
