@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -13,21 +13,17 @@ from torch import Tensor
 
 from lightning_adastate.anchors.base import Anchor
 from lightning_adastate.backbones.base import Backbone
-from lightning_adastate.caches.base import Cache, split_oldest
+from lightning_adastate.caches.base import Cache, count_frames, split_oldest
+from lightning_adastate.chunk_plan import Plan
 from lightning_adastate.noise import NoiseKey, NoiseSource, Slot
-from lightning_adastate.rope import RopeTable, rope_table, rotate
+from lightning_adastate.rope import RopeTable, places_table, rope_table, rotate
 from lightning_adastate.types import (
     KV,
     BackboneOutput,
-    Chunk,
     Committed,
-    Contents,
-    Event,
     LivePositions,
-    Positions,
     StreamState,
     Window,
-    WindowFrames,
 )
 
 KVGradient = Literal["detach", "straight_through", "state", "all"]
@@ -54,18 +50,6 @@ class Scratch:
         return found
 
 
-@dataclass(frozen=True)
-class Plan:
-    """Everything that is constant during one chunk."""
-
-    contents: Contents
-    kept: tuple[KV, ...]
-    anchor_kv: KV | None
-    positions: Positions
-    num_state: int
-    num_content: int
-
-
 class ChunkRun:
     """One chunk: how it is laid out, its passes (what they read, their noise), and how it is closed."""
 
@@ -76,8 +60,11 @@ class ChunkRun:
         plan: Plan,
         noise: NoiseSource,
         scratch: Scratch | None = None,
+        *,
+        query: bool = False,
     ) -> None:
         self.backbone = backbone
+        self.query = query
         self.state = state
         self.plan = plan
         self.noise = noise
@@ -105,7 +92,8 @@ class ChunkRun:
             reads_window: How many of the newest cached frames it sees; ``None`` is all.
         """
         assert self.state.text_kv is not None, "a loaded state needs `Streamer.resume`"
-        query, key = self.plan.positions.live
+        live = latents_BFCHW.shape[1]
+        query, key = (part[:live] for part in self.plan.positions.live)
         return self.backbone(  # type: ignore[no-any-return]
             latents_BFCHW,
             timestep_BF=timestep_BF.expand(latents_BFCHW.shape[0], -1),
@@ -113,13 +101,14 @@ class ChunkRun:
             positions=LivePositions(self._relative(query), self._relative(key)),
             window=self.window(reads_anchor, reads_window),
             return_kv=return_kv,
+            return_query=return_kv and self.query,
         )
 
-    def draw(self, step: int, slot: Slot, num_frames: int) -> Tensor:
+    def draw(self, step: int, slot: Slot, num_frames: int, ahead: int = 0) -> Tensor:
         """Draw the noise of one slot and move it to the stream's device."""
         state = self.state
         drawn = self.noise.draw(
-            NoiseKey(state.chunk, step, slot),
+            NoiseKey(state.chunk + ahead, step, slot),
             seed=state.seed,
             stream_ids=state.stream_ids,
             shape_FCHW=(num_frames, *state.latent_shape),
@@ -133,9 +122,26 @@ class ChunkRun:
             return content
         return torch.cat([self.draw(step, "state", self.plan.num_state), content], dim=1)
 
+    def draw_ahead(self, place: int, step: int) -> Tensor:
+        """Draw for one of the chunks ahead; it is the noise it would have had on its own."""
+        return self.draw(step, "content", self.plan.ahead[place], ahead=place + 1)
+
+    def pending_blocks(self) -> list[Tensor]:
+        """Return the part-denoised latents of the chunks ahead that have begun, oldest first."""
+        if self.state.pending_BFCHW is None:
+            return []
+        rest = self.state.pending_BFCHW[:, self.plan.num_content :]
+        sizes: list[int] = []
+        while sum(sizes) < rest.shape[1]:
+            sizes.append(self.plan.ahead[len(sizes)])
+        return list(rest.split(sizes, dim=1)) if sizes else []
+
     def first_latents(self, given_BFCHW: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the live frames before the first pass, and 1 for each that is to be denoised."""
-        live = self.draw_live(0)
+        """Return the chunk's live frames before the first pass, and 1 for each to be denoised."""
+        if self.state.pending_BFCHW is None:
+            live = self.draw_live(0)
+        else:
+            live = self.state.pending_BFCHW[:, : self.plan.num_content]
         free_F = live.new_ones(live.shape[1])
         if given_BFCHW is not None:
             content = live[:, self.plan.num_state :]
@@ -161,71 +167,72 @@ class ChunkRun:
         return tuple(float(position - self.origin) for position in index)
 
     def _gather(self, reads_anchor: bool, reads_window: int | None) -> Window | None:
-        parts = list(self.plan.kept)
-        index = self.plan.positions.cached
-        if reads_window is not None:
-            parts = list(split_oldest(parts, len(index) - reads_window).kept)
-            index = index[len(index) - sum(part.num_frames for part in parts) :]
-        if reads_anchor and self.plan.anchor_kv is not None:
-            parts.insert(0, self.plan.anchor_kv)
-            index = (*self.plan.positions.anchor, *index)
+        parts, index = self._read(reads_anchor, reads_window)
         if not parts:
             return None
         sample = parts[0].key_LBFTND
-        layers, batch, _, tokens, heads, head_dim = sample.shape
-        grid = self.backbone.token_grid(*self.state.latent_shape[1:])
-        table = rope_table(self._relative(index), *grid, head_dim, sample.device)
+        layers, batch, _, _, heads, head_dim = sample.shape
+        tables = self._tables(parts, index, head_dim)
         if self.scratch is None:
-            whole = KV.cat(parts)
-            key = rotate(whole.key_LBFTND.flatten(2, 3), table)
-            return Window(key, whole.value_LBFTND.flatten(2, 3), table.num_tokens, False)
-        room = (self.plan.num_state + self.plan.num_content) * tokens
-        shape = (layers, batch, table.num_tokens + room, heads, head_dim)
+            keys = [
+                rotate(part.key_LBFTND.flatten(2, 3), table)
+                for part, table in zip(parts, tables, strict=True)
+            ]
+            values = [part.value_LBFTND.flatten(2, 3) for part in parts]
+            key = torch.cat(keys, dim=2)
+            return Window(key, torch.cat(values, dim=2), key.shape[2], False)
+        total = sum(table.num_tokens for table in tables)
+        live = self.plan.num_state + self.plan.num_content + sum(self.plan.ahead)
+        rows, columns = self.backbone.token_grid(*self.state.latent_shape[1:])
+        shape = (layers, batch, total + live * rows * columns, heads, head_dim)
         key, value = self.scratch.buffers(f"{reads_anchor} {reads_window}", sample, shape)
         start = 0
-        for part in parts:
-            stop = start + part.num_frames * tokens
-            piece = RopeTable(table.cos_S1P[start:stop], table.sin_S1P[start:stop])
-            key[:, :, start:stop] = rotate(part.key_LBFTND.flatten(2, 3), piece)
+        for part, table in zip(parts, tables, strict=True):
+            stop = start + table.num_tokens
+            key[:, :, start:stop] = rotate(part.key_LBFTND.flatten(2, 3), table)
             value[:, :, start:stop] = part.value_LBFTND.flatten(2, 3)
             start = stop
         return Window(key, value, start, True)
 
+    def _read(
+        self, reads_anchor: bool, reads_window: int | None
+    ) -> tuple[list[KV], tuple[float, ...]]:
+        """Return the frames a pass may read, oldest first, and their temporal indices."""
+        plan = self.plan
+        parts, index = list(plan.kept), plan.positions.cached
+        if reads_window is not None and reads_window > len(index) and plan.history:
+            older = split_oldest(
+                plan.history, count_frames(plan.history) - reads_window + len(index)
+            )
+            behind = (*index, *plan.positions.live.key[plan.num_state :])[0]
+            count = count_frames(older.kept)
+            index = (*(behind - count + i for i in range(count)), *index)
+            parts = [*older.kept, *parts]
+        elif reads_window is not None:
+            parts = list(split_oldest(parts, len(index) - reads_window).kept)
+            index = index[len(index) - count_frames(parts) :]
+        if reads_anchor:
+            parts = [*plan.anchor, *parts]
+            index = (*plan.positions.anchor, *index)
+        return parts, index
 
-def plan_chunk(
-    anchor: Anchor, cache: Cache, state: StreamState, num_content: int, event: Event | None
-) -> Plan:
-    """Make room, let the anchor absorb what left, and index everything. Once per chunk."""
-    contents = state.anchor
-    room = cache.make_room(
-        state.blocks,
-        num_new=num_content,
-        anchor_shown=anchor.num_shown(contents),
-        anchor_full=anchor.num_frames,
-    )
-    if room.evicted is not None:
-        contents = anchor.absorb(contents, room.evicted, room.kept)
-    births = tuple(range(state.first_frame, state.first_frame + num_content))
-    num_state = anchor.num_live_frames(contents)
-    return place_frames(anchor, cache, contents, room.kept, births, num_state, event)
-
-
-def place_frames(
-    anchor: Anchor,
-    cache: Cache,
-    contents: Contents,
-    kept: tuple[KV, ...],
-    live_births: tuple[int, ...],
-    num_state: int = 0,
-    event: Event | None = None,
-) -> Plan:
-    """Ask the anchor what it shows and the cache where everything stands."""
-    cached_births = tuple(birth for block in kept for birth in block.births)
-    anchor_kv = anchor.read(contents, (*cached_births, *live_births)[0])
-    anchor_births = anchor_kv.births if anchor_kv is not None else ()
-    frames = WindowFrames(anchor_births, num_state, cached_births, live_births)
-    positions = cache.positions(frames, event)
-    return Plan(contents, kept, anchor_kv, positions, num_state, len(live_births))
+    def _tables(
+        self, parts: Sequence[KV], index: tuple[float, ...], head_dim: int
+    ) -> list[RopeTable]:
+        """Return the angles of every part, at its frames' indices or at its tokens' own places."""
+        grid = self.backbone.token_grid(*self.state.latent_shape[1:])
+        relative = self._relative(index)
+        tables = []
+        for part in parts:
+            here, relative = relative[: part.num_frames], relative[part.num_frames :]
+            if part.places is None:
+                tables.append(rope_table(here, *grid, head_dim, part.key_LBFTND.device))
+                continue
+            offset, row, column = part.places
+            time = offset + offset.new_tensor(here)[None, None, :, None]
+            shape = (*time.shape[:3], part.key_LBFTND.shape[3])
+            tables.append(places_table(time.expand(shape), row, column, head_dim))
+        return tables
 
 
 def close_chunk(
@@ -234,10 +241,24 @@ def close_chunk(
     state: StreamState,
     plan: Plan,
     x0_BFCHW: Tensor,
-    kv: KV,
+    kept: BackboneOutput,
     kv_gradient: KVGradient,
-) -> Chunk:
-    """Hand the committed frames to anchor and window, and return the chunk."""
+    grid: tuple[int, int],
+) -> StreamState:
+    """Hand the committed frames to anchor and window, and return the state after the chunk.
+
+    Args:
+        anchor: Gets state frames and content.
+        cache: Says how many clean latents are kept.
+        state: The state before.
+        plan: The chunk's layout.
+        x0_BFCHW: Its clean live frames, state frames first.
+        kept: Keys, values and queries of the pass that is committed.
+        kv_gradient: What they pass back.
+        grid: Rows and columns of a frame's tokens.
+    """
+    kv, query = kept.kv, kept.query_LBFTND
+    assert kv is not None, "a schedule must commit one pass"
     count = plan.num_state
     first, last = state.first_frame, state.first_frame + plan.num_content
     hidden, content = x0_BFCHW[:, :count], x0_BFCHW[:, count:]
@@ -252,16 +273,18 @@ def close_chunk(
         content_latents_BFCHW=content.detach(),
         state=state_kv if count else None,
         state_latents_BFCHW=hidden.detach() if count else None,
+        grid=grid,
+        query_LBFTND=None if query is None else query[:, :, count:].detach(),
     )
     recent = content.detach()
     if state.recent_BFCHW is not None:
         recent = torch.cat([state.recent_BFCHW, recent], dim=1)
-    after = replace(
+    return replace(
         state,
         chunk=state.chunk + 1,
         first_frame=last,
         blocks=(*plan.kept, content_kv),
         anchor=anchor.commit(plan.contents, committed),
         recent_BFCHW=recent[:, -cache.max_frames :],
+        history=plan.history,
     )
-    return Chunk(state.chunk, first, content, hidden if count else None, after)

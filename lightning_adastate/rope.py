@@ -15,7 +15,7 @@ THETA = 10000.0
 
 
 class RopeTable(NamedTuple):
-    """Cosine and sine of every token's angles, ``[S, 1, P]`` each, in float32."""
+    """Cosine and sine of every token's angles, ``[..., S, 1, P]`` each, in float32."""
 
     cos_S1P: Tensor
     sin_S1P: Tensor
@@ -23,7 +23,7 @@ class RopeTable(NamedTuple):
     @property
     def num_tokens(self) -> int:
         """Count the tokens."""
-        return self.cos_S1P.shape[0]
+        return self.cos_S1P.shape[-3]
 
 
 def split_pairs(head_dim: int) -> tuple[int, int, int]:
@@ -64,6 +64,22 @@ def rope_table(
         return RopeTable(
             angles.cos().to(device, torch.float32), angles.sin().to(device, torch.float32)
         )
+
+
+def places_table(
+    time_LBFT: Tensor, row_LBFT: Tensor, column_LBFT: Tensor, head_dim: int
+) -> RopeTable:
+    """Return the table of single tokens at any places, ``[L, B, S, 1, P]``; axes are broadcast.
+
+    Made anew whenever it is asked for: places are data, and only a few tokens have places of their own.
+    """
+    parts = []
+    places = torch.broadcast_tensors(time_LBFT, row_LBFT, column_LBFT)
+    for place, pairs in zip(places, split_pairs(head_dim), strict=True):
+        steps = torch.arange(pairs, dtype=torch.float64, device=place.device)
+        parts.append(place.double().unsqueeze(-1) * THETA ** -(steps / max(1, pairs)))
+    angles = torch.cat(parts, dim=-1).flatten(2, 3).unsqueeze(3)
+    return RopeTable(angles.cos().float(), angles.sin().float())
 
 
 def rotate(x_BSND: Tensor, table: RopeTable) -> Tensor:

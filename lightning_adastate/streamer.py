@@ -14,24 +14,13 @@ from torch import Tensor, nn
 from lightning_adastate.anchors.base import Anchor
 from lightning_adastate.backbones.base import Backbone
 from lightning_adastate.caches.base import Cache, split_oldest
-from lightning_adastate.chunk_run import (
-    ChunkRun,
-    KVGradient,
-    Plan,
-    Scratch,
-    close_chunk,
-    place_frames,
-    plan_chunk,
-)
-from lightning_adastate.flow import add_noise, velocity_to_x0
+from lightning_adastate.chunk_plan import Plan, place_frames, plan_chunk
+from lightning_adastate.chunk_run import ChunkRun, KVGradient, Scratch, close_chunk
+from lightning_adastate.denoising import denoise
+from lightning_adastate.flow import add_noise
 from lightning_adastate.noise import CounterNoise, NoiseSource
-from lightning_adastate.schedules.base import Pass, Schedule
-from lightning_adastate.types import (
-    KV,
-    Chunk,
-    Event,
-    StreamState,
-)
+from lightning_adastate.schedules.base import CLEAN_PASS, AfterExit, Pass, Schedule
+from lightning_adastate.types import BackboneOutput, Chunk, Event, StreamState
 
 
 class Streamer(nn.Module):
@@ -60,7 +49,14 @@ class Streamer(nn.Module):
         noise: NoiseSource | None = None,
     ) -> None:
         super().__init__()
-        chunk = max(schedule.frames_of(0), schedule.chunk_frames)
+        ahead = schedule.num_ahead * schedule.chunk_frames
+        if ahead and anchor.num_state_frames:
+            raise ValueError(
+                f"{type(anchor).__name__} denoises a hidden state in all passes of its chunk, but "
+                f"{type(schedule).__name__} spreads a chunk's passes over several chunks; use another "
+                "anchor or schedule"
+            )
+        chunk = max(schedule.frames_of(0), schedule.chunk_frames) + ahead
         cache.check(chunk_frames=chunk, anchor_frames=anchor.num_frames)
         self.backbone = backbone
         self.anchor = anchor
@@ -78,10 +74,9 @@ class Streamer(nn.Module):
             backbone.head_dim,
             backbone.in_channels,
         )
-        cache = (type(self.cache).__name__, self.cache.window_frames, self.cache.budget_frames)
         parts = (
             repr(self.anchor),
-            cache,
+            repr(self.cache),
             repr(self.schedule),
             geometry,
             type(self.noise).__name__,
@@ -215,6 +210,7 @@ class Streamer(nn.Module):
         noise: NoiseSource | None = None,
         given_BFCHW: Tensor | None = None,
         exit_step: int | None = None,
+        after_exit: AfterExit | None = None,
         kv_gradient: KVGradient = "detach",
         scratch: Scratch | None = None,
     ) -> Chunk:
@@ -224,51 +220,56 @@ class Streamer(nn.Module):
             state: The stream so far. Not changed.
             noise: Replaces the streamer's own source.
             given_BFCHW: Clean content of this chunk; only what is hidden is then denoised.
-            exit_step: Leave after this denoise pass, whose x0 is the chunk (training). ``None`` is
-                the last. Only this pass gets a graph.
+            exit_step: The denoise pass whose x0 is the chunk (training), and the only one with a
+                graph. ``None`` is the last.
+            after_exit: Whether that x0 is committed, or later passes run first so that what is cached
+                is what streaming caches. ``None`` is the schedule's own rule.
             kv_gradient: What the cache passes back, where gradients are enabled.
             scratch: Memory to reuse; ignored where gradients are enabled.
+
+        Raises:
+            ValueError: If ``kv_gradient`` cannot go with what follows the exit.
         """
-        event = next((e for e in state.timeline if e.chunk == state.chunk), None)
+        event = next((e for e in state.timeline if e.opens(state.chunk)), None)
         if event is not None:
             state = self._open(state, event)
-        plan = self._plan(state, event)
-        run = self._run(state, plan, noise, scratch)
-        x0, free_F = run.first_latents(given_BFCHW)
-        passes = self.schedule.passes(state.chunk)
-        denoise = [how for how in passes if how.kind == "denoise"]
-        if exit_step is not None:
-            denoise = denoise[: exit_step + 1]
+        rule = self.schedule.after_exit if after_exit is None else after_exit
+        if exit_step is not None and rule == "finish" and kv_gradient != "detach":
+            raise ValueError(
+                f"a chunk that is finished after its exit passes no gradient on: `kv_gradient` must be "
+                f"'detach', got {kv_gradient!r}"
+            )
+        begun = state.pending_BFCHW is not None
+        passes = (self.schedule.passes if begun else self.schedule.opening_passes)(state.chunk)
+        steps = [how for how in passes if how.kind == "denoise"]
+        plan = self._plan(state, event, working_ahead=given_BFCHW is None)
         if given_BFCHW is not None and not plan.num_state:
-            denoise = []
-
-        live, exit_kv = x0, None
-        for index, how in enumerate(denoise):
-            last = index == len(denoise) - 1
-            with torch.set_grad_enabled(run.grad and last):
-                keep = last and (how.commit or (run.grad and kv_gradient == "straight_through"))
-                out = run.forward(
-                    live,
-                    (free_F * how.timestep)[None],
-                    return_kv=keep,
-                    reads_anchor=how.reads_anchor,
-                    reads_window=how.reads_window,
-                )
-                velocity = out.velocity_BFCHW.to(live.dtype)
-                x0 = velocity_to_x0(velocity, live, (free_F * how.sigma)[None])
-                exit_kv = out.kv
-                if last or how.next_sigma is None:
-                    break
-                sigma_BF = (free_F * how.next_sigma)[None]
-                fresh = x0 + velocity if how.sampler == "euler" else run.draw_live(index + 1)
-                live = add_noise(x0, fresh, sigma_BF)
-
-        kv = exit_kv
-        for how in passes:
-            if how.kind == "commit":
-                kv = self._commit(run, how, x0, exit_kv, kv_gradient)
-        assert kv is not None, "a schedule must commit one pass"
-        return close_chunk(self.anchor, self.cache, state, plan, x0, kv, kv_gradient)
+            steps = []
+        run = self._run(state, plan, noise, scratch)
+        through = run.grad and kv_gradient == "straight_through"
+        done = denoise(
+            run, steps, given_BFCHW, exit_step=exit_step, after_exit=rule, keep_exit_kv=through
+        )
+        kept = done.output
+        commits = [how for how in passes if how.kind == "commit"]
+        if kept is None and not commits:
+            commits = [CLEAN_PASS]
+        for how in commits:
+            kept = self._commit(run, how, done.final_BFCHW, kept, kv_gradient)
+        assert kept is not None
+        grid = self.backbone.token_grid(*state.latent_shape[1:])
+        after = close_chunk(
+            self.anchor, self.cache, state, plan, done.final_BFCHW, kept, kv_gradient, grid
+        )
+        hidden = done.exit_BFCHW[:, : plan.num_state] if plan.num_state else None
+        return Chunk(
+            state.chunk,
+            state.first_frame,
+            done.exit_BFCHW[:, plan.num_state :],
+            hidden,
+            replace(after, pending_BFCHW=done.pending_BFCHW),
+            done.ahead_BFCHW,
+        )
 
     def teach(
         self,
@@ -314,9 +315,11 @@ class Streamer(nn.Module):
         context = live
         if context_sigma_B is not None:
             context = add_noise(live, run.draw_live(1), context_sigma_B)
-        kv = run.forward(context, torch.zeros_like(timestep_BF), return_kv=True).kv
-        assert kv is not None
-        done = close_chunk(self.anchor, self.cache, state, plan, live, kv, "all")
+        kept = run.forward(context, torch.zeros_like(timestep_BF), return_kv=True)
+        grid = self.backbone.token_grid(*state.latent_shape[1:])
+        after = close_chunk(self.anchor, self.cache, state, plan, live, kept, "all", grid)
+        content = live[:, plan.num_state :]
+        done = Chunk(state.chunk, state.first_frame, content, state_BFCHW, after)
         return out.velocity_BFCHW, fresh - live, done
 
     def live_state_frames(self, state: StreamState) -> int:
@@ -331,7 +334,7 @@ class Streamer(nn.Module):
         scratch: Scratch | None = None,
     ) -> ChunkRun:
         source = self.noise if noise is None else noise
-        return ChunkRun(self.backbone, state, plan, source, scratch)
+        return ChunkRun(self.backbone, state, plan, source, scratch, query=self.anchor.needs_query)
 
     def _open(self, state: StreamState, event: Event) -> StreamState:
         """Apply an event: drop frames, tell the anchor, switch the prompt, re-encode."""
@@ -342,7 +345,7 @@ class Streamer(nn.Module):
             contents = state.anchor
             if filling and dropped is not None:
                 contents = self.anchor.absorb(contents, dropped, kept)
-            state = replace(state, blocks=kept, anchor=contents)
+            state = replace(state, blocks=kept, anchor=contents, history=())
         state = replace(state, anchor=self.anchor.on_event(state.anchor, event))
         if event.prompt is not None:
             state = self.resume(replace(state, prompt=event.prompt))
@@ -364,20 +367,24 @@ class Streamer(nn.Module):
         assert out.kv is not None
         return replace(state, blocks=(replace(out.kv, births=births),))
 
-    def _plan(self, state: StreamState, event: Event | None) -> Plan:
+    def _plan(
+        self, state: StreamState, event: Event | None, *, working_ahead: bool = False
+    ) -> Plan:
         """Lay the next chunk out."""
-        frames = self.schedule.frames_of(state.chunk)
-        return plan_chunk(self.anchor, self.cache, state, frames, event)
+        size = self.schedule.frames_of
+        count = self.schedule.num_ahead if working_ahead else 0
+        ahead = tuple(size(state.chunk + 1 + place) for place in range(count))
+        return plan_chunk(self.anchor, self.cache, state, size(state.chunk), event, ahead)
 
     def _commit(
         self,
         run: ChunkRun,
         how: Pass,
         x0_BFCHW: Tensor,
-        exit_kv: KV | None,
+        exit_pass: BackboneOutput | None,
         kv_gradient: KVGradient,
-    ) -> KV:
-        """Run the clean pass and return its keys and values under the chosen gradient rule."""
+    ) -> BackboneOutput:
+        """Run the clean pass and return what it gave, under the chosen gradient rule."""
         through = run.grad and kv_gradient in ("state", "all")
         with torch.set_grad_enabled(through):
             clean = x0_BFCHW if through else x0_BFCHW.detach()
@@ -391,15 +398,17 @@ class Streamer(nn.Module):
                 reads_anchor=how.reads_anchor,
                 reads_window=how.reads_window,
             )
-        kv = out.kv
+        if exit_pass is None:
+            return out
+        kv, exit_kv = out.kv, exit_pass.kv
         assert kv is not None
-        if exit_kv is None:
-            return kv
-        return replace(
+        assert exit_kv is not None
+        chained = replace(
             kv,
             key_LBFTND=kv.key_LBFTND + (exit_kv.key_LBFTND - exit_kv.key_LBFTND.detach()),
             value_LBFTND=kv.value_LBFTND + (exit_kv.value_LBFTND - exit_kv.value_LBFTND.detach()),
         )
+        return out._replace(kv=chained)
 
 
 __all__ = ["KVGradient", "Scratch", "Streamer"]

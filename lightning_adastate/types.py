@@ -5,95 +5,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypedDict
 
-import torch
 from torch import Tensor
 
+from lightning_adastate.kv import KV, Contents, TokenPlaces
+
 SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True)
-class KV:
-    """Keys and values of some latent frames in all layers. Never written in place.
-
-    Keys are taken after qk-norm and before any rotary embedding, so a frame can be read at any
-    temporal index later.
-
-    Args:
-        key_LBFTND: ``[L, B, F, T, N, D]``, un-rotated.
-        value_LBFTND: ``[L, B, F, T, N, D]``.
-        births: For each frame the latent-frame index it stands for, counted from the start of the
-            stream. Host-side integers, so positions cost no synchronisation.
-    """
-
-    key_LBFTND: Tensor
-    value_LBFTND: Tensor
-    births: tuple[int, ...]
-
-    def __post_init__(self) -> None:
-        assert self.key_LBFTND.shape[2] == len(self.births), "one birth index per frame"
-        assert self.key_LBFTND.shape == self.value_LBFTND.shape, "keys and values differ in shape"
-
-    @property
-    def num_frames(self) -> int:
-        """Count the frames."""
-        return len(self.births)
-
-    def frames(self, start: int, stop: int | None = None) -> KV:
-        """Return frames ``start:stop`` as views."""
-        part = slice(start, stop)
-        return KV(self.key_LBFTND[:, :, part], self.value_LBFTND[:, :, part], self.births[part])
-
-    def take(self, index: Sequence[int], births: Sequence[int] | None = None) -> KV:
-        """Return the frames at ``index`` in that order, optionally under other ``births``."""
-        where = torch.tensor(index, dtype=torch.long, device=self.key_LBFTND.device)
-        names = tuple(self.births[i] for i in index) if births is None else tuple(births)
-        return KV(
-            self.key_LBFTND.index_select(2, where),
-            self.value_LBFTND.index_select(2, where),
-            names,
-        )
-
-    def put(self, index: Sequence[int], other: KV) -> KV:
-        """Return these frames with those at ``index`` replaced by ``other``'s; births stay."""
-        where = torch.tensor(index, dtype=torch.long, device=self.key_LBFTND.device)
-        return replace(
-            self,
-            key_LBFTND=self.key_LBFTND.index_copy(2, where, other.key_LBFTND),
-            value_LBFTND=self.value_LBFTND.index_copy(2, where, other.value_LBFTND),
-        )
-
-    def lerp(self, other: KV, weight: float) -> KV:
-        """Move keys and values towards ``other`` by ``weight``; births stay."""
-        return replace(
-            self,
-            key_LBFTND=self.key_LBFTND.lerp(other.key_LBFTND, weight),
-            value_LBFTND=self.value_LBFTND.lerp(other.value_LBFTND, weight),
-        )
-
-    def detach(self) -> KV:
-        """Return the same frames without a graph."""
-        return replace(
-            self, key_LBFTND=self.key_LBFTND.detach(), value_LBFTND=self.value_LBFTND.detach()
-        )
-
-    @staticmethod
-    def cat(parts: Sequence[KV]) -> KV:
-        """Join along the frame axis. One part is returned as it is."""
-        if len(parts) == 1:
-            return parts[0]
-        return KV(
-            torch.cat([part.key_LBFTND for part in parts], dim=2),
-            torch.cat([part.value_LBFTND for part in parts], dim=2),
-            tuple(birth for part in parts for birth in part.births),
-        )
-
-
-Contents = Mapping[str, KV]
-"""What an anchor carries between chunks: named frames. Treated as immutable, saved by name."""
 
 
 class TextKV(NamedTuple):
@@ -149,10 +69,14 @@ class Eviction(NamedTuple):
 
 
 class BackboneOutput(NamedTuple):
-    """Velocity ``[B, F, C, H, W]`` and, if asked for, the live frames' raw keys and values."""
+    """Velocity ``[B, F, C, H, W]`` and, if asked for, the live frames' raw keys, values and queries.
+
+    Queries ``[L, B, F, T, N, D]`` are, as the keys are, taken after qk-norm and not rotated.
+    """
 
     velocity_BFCHW: Tensor
     kv: KV | None
+    query_LBFTND: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -168,6 +92,9 @@ class Event:
         recache_frames: Re-encode this many of the newest clean latents with the new prompt; all
             that are cached while the anchor is not full (LongLive).
         reset_anchor: The anchor begins anew (re-base).
+        every: Happen again every so many chunks (restarts); ``None`` happens once.
+        reencode_first: Before re-encoding latents, make the first of them an image latent: decode,
+            encode its last picture (CausVid). Needs a codec, so plain ``Streamer`` leaves it alone.
     """
 
     chunk: int
@@ -176,6 +103,14 @@ class Event:
     live_start: float | None = None
     recache_frames: int = 0
     reset_anchor: bool = False
+    every: int | None = None
+    reencode_first: bool = False
+
+    def opens(self, chunk: int) -> bool:
+        """Whether it happens at the start of ``chunk``."""
+        if self.every is None:
+            return chunk == self.chunk
+        return chunk >= self.chunk and (chunk - self.chunk) % self.every == 0
 
 
 @dataclass(frozen=True)
@@ -187,12 +122,16 @@ class Committed:
         content_latents_BFCHW: Their clean latents.
         state: KV of the state frames, or ``None`` where the anchor had none live.
         state_latents_BFCHW: Their clean latents, never rendered.
+        grid: Rows and columns of a frame's tokens.
+        query_LBFTND: Queries of the content frames, not rotated, if the anchor asked for them.
     """
 
     content: KV
     content_latents_BFCHW: Tensor
     state: KV | None
     state_latents_BFCHW: Tensor | None
+    grid: tuple[int, int] = (1, 1)
+    query_LBFTND: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -213,6 +152,8 @@ class StreamState:
         stream_ids: One identity per row; noise depends on it and not on the row.
         timeline: Events still to come or past, by chunk.
         recent_BFCHW: Last clean latents, kept for a re-cache.
+        history: Evicted frames that a commit pass may still read (Rolling Forcing), oldest first.
+        pending_BFCHW: Part-denoised latents of the chunks ahead (Rolling Forcing), noisy.
         codec: The codec's state, named tensors.
         text_kv: Text K/V of the prompt in force. Derived from ``texts_PBSD``, never saved.
     """
@@ -228,6 +169,8 @@ class StreamState:
     stream_ids: tuple[int, ...]
     timeline: tuple[Event, ...] = ()
     recent_BFCHW: Tensor | None = None
+    history: tuple[KV, ...] = ()
+    pending_BFCHW: Tensor | None = None
     codec: Mapping[str, Tensor] = field(default_factory=dict)
     text_kv: TextKV | None = None
 
@@ -252,6 +195,8 @@ class Chunk:
         latents_BFCHW: Clean content latents, ``[B, F, C, H, W]``; with a graph in training.
         state_latents_BFCHW: Clean state latents, or ``None``. Never rendered; for probes.
         state: The stream state after this chunk.
+        ahead_BFCHW: What the exit pass took the frames behind the chunk for, or ``None`` where the
+            schedule denoises one chunk at a time.
     """
 
     index: int
@@ -259,6 +204,7 @@ class Chunk:
     latents_BFCHW: Tensor
     state_latents_BFCHW: Tensor | None
     state: StreamState
+    ahead_BFCHW: Tensor | None = None
 
 
 class VideoBatch(TypedDict):
@@ -273,3 +219,24 @@ class LossOutput(NamedTuple):
 
     loss: Tensor
     logs: dict[str, Tensor]
+
+
+__all__ = [
+    "KV",
+    "SCHEMA_VERSION",
+    "BackboneOutput",
+    "Chunk",
+    "Committed",
+    "Contents",
+    "Event",
+    "Eviction",
+    "LivePositions",
+    "LossOutput",
+    "Positions",
+    "StreamState",
+    "TextKV",
+    "TokenPlaces",
+    "VideoBatch",
+    "Window",
+    "WindowFrames",
+]

@@ -12,6 +12,7 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 IDS = [path.relative_to(PACKAGE).as_posix() for path in FILES]
 
 RANKS = {
+    "kv": 0,
     "types": 0,
     "rope": 1,
     "flow": 1,
@@ -29,7 +30,9 @@ RANKS = {
     "checkpoints": 3,
     "pictures": 3,
     "streamer": 3,
+    "chunk_plan": 3,
     "chunk_run": 3,
+    "denoising": 3,
     "training": 4,
     "data": 4,
     "callbacks": 5,

@@ -32,7 +32,7 @@ from lightning_adastate.chunk_run import close_chunk
 from lightning_adastate.noise import NoiseKey
 from lightning_adastate.schedules import FewStepSchedule
 from lightning_adastate.streamer import Streamer
-from lightning_adastate.types import KV, Event, StreamState
+from lightning_adastate.types import KV, BackboneOutput, Event, StreamState
 
 FRAMES = 45
 WIDTH = 300  # labels at most, of all frames of a test
@@ -66,12 +66,12 @@ class Ours:
             state,
             plan,
             torch.zeros(1, len(live), 1, 1, 1),
-            kv,
+            BackboneOutput(torch.zeros(()), kv),
             "detach",
-        ).state
+            (1, 1),
+        )
         places = [*plan.positions.anchor, *plan.positions.cached, *plan.positions.live.key]
-        anchor = [] if plan.anchor_kv is None else [plan.anchor_kv]
-        whats = [what for part in (*anchor, *plan.kept, kv) for what in self._decode(part)]
+        whats = [what for part in (*plan.anchor, *plan.kept, kv) for what in self._decode(part)]
         return seen(zip(places, whats, strict=True), plan.positions.live.query)
 
     def _recache(self, state, latents_BFCHW):

@@ -55,8 +55,10 @@ def frames(*numbers: int, batch: int = 1, births: tuple[int, ...] | None = None)
     return KV(key, -key, tuple(numbers) if births is None else births)
 
 
-def contents(kv: KV | None) -> list[float]:
+def contents(kv: KV | tuple[KV, ...] | None) -> list[float]:
     """Read frame numbers back, checking that keys, values and all tokens agree."""
+    if isinstance(kv, tuple):
+        return [number for part in kv for number in contents(part)]
     if kv is None:
         return []
     flat = kv.key_LBFTND.movedim(2, 0).flatten(1)

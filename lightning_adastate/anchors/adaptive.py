@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from lightning_adastate.anchors.base import Anchor
 from lightning_adastate.types import KV, Committed, Contents
@@ -49,14 +50,14 @@ class AdaptiveAnchor(Anchor):
         """Replace the state by the one just denoised."""
         return contents if committed.state is None else {"state": committed.state}
 
-    def read(self, contents: Contents, window_start: int) -> KV | None:
+    def read(self, contents: Contents, window_start: int) -> tuple[KV, ...]:
         """Show the previous state, as if it stood before the live state and the window."""
         state = contents.get("state")
         if state is None:
-            return None
+            return ()
         first = window_start - state.num_frames - self.num_state_frames
-        return KV(
-            state.key_LBFTND,
-            state.value_LBFTND,
-            tuple(range(first, first + state.num_frames)),
-        )
+        return (replace(state, births=tuple(range(first, first + state.num_frames))),)
+
+    def num_claimed(self, contents: Contents, num_evicted: int) -> int:
+        """Claim the frames that play the first state."""
+        return 0 if contents else min(num_evicted, self.num_frames)

@@ -30,6 +30,9 @@ class Anchor(nn.Module, ABC):
     num_state_frames: int = 0
     """Hidden frames denoised together with each chunk once the anchor has begun (AdaState's F_s)."""
 
+    needs_query: bool = False
+    """Whether ``commit`` wants the queries of the clean pass (anchors that select by attention)."""
+
     def __init__(self, num_frames: int) -> None:
         super().__init__()
         if num_frames < 0:
@@ -56,11 +59,12 @@ class Anchor(nn.Module, ABC):
         return contents
 
     @abstractmethod
-    def read(self, contents: Contents, window_start: int) -> KV | None:
-        """Return what it shows in this chunk, or ``None`` if that is nothing (yet).
+    def read(self, contents: Contents, window_start: int) -> tuple[KV, ...]:
+        """Return what it shows in this chunk, part by part; nothing is ``()``.
 
         It may show fewer than ``num_frames`` at first. The births of what it returns are the
-        temporal indices it has under absolute positions.
+        temporal indices it has under absolute positions. Frames may have fewer tokens than live ones
+        if their ``KV.places`` say where they stand.
 
         Args:
             contents: Present contents.
@@ -74,6 +78,14 @@ class Anchor(nn.Module, ABC):
     def num_shown(self, contents: Contents) -> int:
         """Return how many frames ``read`` will show."""
         return sum(kv.num_frames for kv in contents.values())
+
+    def num_claimed(self, contents: Contents, num_evicted: int) -> int:
+        """Return how many of the oldest evicted frames it keeps for itself.
+
+        In a composition, anchors behind it do not see them. The default is none: it looks, and lets pass.
+        """
+        del contents, num_evicted
+        return 0
 
     def num_live_frames(self, contents: Contents) -> int:
         """Return how many hidden frames are denoised with the coming chunk."""

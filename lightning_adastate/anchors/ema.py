@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lightning_adastate.anchors.base import Anchor
-from lightning_adastate.anchors.static import fill
+from lightning_adastate.anchors.static import fill, shown
 from lightning_adastate.types import KV, Contents
 
 
@@ -46,10 +46,10 @@ class EMAAnchor(Anchor):
             average = average.put(slots, average.take(slots).lerp(part, 1.0 - self.decay))
         return {"average": average}
 
-    def read(self, contents: Contents, window_start: int) -> KV | None:
+    def read(self, contents: Contents, window_start: int) -> tuple[KV, ...]:
         """Show the average at the birth indices of the frames that began it."""
         del window_start
-        return contents.get("average")
+        return shown(contents, "average")
 
     def extra_repr(self) -> str:
         """Name the arguments."""

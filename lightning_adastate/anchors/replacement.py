@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lightning_adastate.anchors.base import Anchor
+from lightning_adastate.anchors.static import shown
 from lightning_adastate.types import KV, Contents
 
 
@@ -31,7 +32,7 @@ class ReplacementAnchor(Anchor):
             evicted = KV.cat([contents["newest"], evicted])
         return {"newest": evicted.frames(max(0, evicted.num_frames - self.num_frames))}
 
-    def read(self, contents: Contents, window_start: int) -> KV | None:
+    def read(self, contents: Contents, window_start: int) -> tuple[KV, ...]:
         """Show them at their own birth indices."""
         del window_start
-        return contents.get("newest")
+        return shown(contents, "newest")

@@ -25,10 +25,19 @@ class StaticAnchor(Anchor):
         del kept
         return fill(contents, evicted, self.num_frames)
 
-    def read(self, contents: Contents, window_start: int) -> KV | None:
+    def read(self, contents: Contents, window_start: int) -> tuple[KV, ...]:
         """Show the sink at its own birth indices."""
         del window_start
-        return contents.get("sink")
+        return shown(contents, "sink")
+
+    def num_claimed(self, contents: Contents, num_evicted: int) -> int:
+        """Claim what still fits into the sink."""
+        return min(num_evicted, self.num_frames - self.num_shown(contents))
+
+
+def shown(contents: Contents, name: str) -> tuple[KV, ...]:
+    """Return the frames of that name as what an anchor shows: one part, or none yet."""
+    return (contents[name],) if name in contents else ()
 
 
 def fill(contents: Contents, evicted: KV, num_frames: int, name: str = "sink") -> Contents:

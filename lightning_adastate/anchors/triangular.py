@@ -56,15 +56,15 @@ class TriangularAnchor(Anchor):
             evicted = evicted.take(new)
         return fill(contents, evicted, self.bank_frames, name="bank")
 
-    def read(self, contents: Contents, window_start: int) -> KV | None:
+    def read(self, contents: Contents, window_start: int) -> tuple[KV, ...]:
         """Show the bank frames of the ``num_frames`` indices before ``window_start``, at those indices."""
         bank = contents.get("bank")
         if bank is None or not self.num_frames:
-            return None
+            return ()
         origin = bank.births[0]
         births = range(window_start - self.num_shown(contents), window_start)
         index = [triangular_index(birth - origin, self.bank_frames) for birth in births]
-        return bank.take([min(i, bank.num_frames - 1) for i in index], births)
+        return (bank.take([min(i, bank.num_frames - 1) for i in index], births),)
 
     def num_shown(self, contents: Contents) -> int:
         """Return ``num_frames`` once there is a bank."""

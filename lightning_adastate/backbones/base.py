@@ -44,6 +44,7 @@ class Backbone(nn.Module, ABC):
         mask_FF: Tensor | None = None,
         clean_latents_BFCHW: Tensor | None = None,
         return_kv: bool = False,
+        return_query: bool = False,
     ) -> BackboneOutput:
         """Predict velocity for every frame.
 
@@ -57,4 +58,5 @@ class Backbone(nn.Module, ABC):
             clean_latents_BFCHW: Clean frames put before the noisy ones (teacher forcing), at
                 timestep 0 and the same positions; ``mask_FF`` then covers both halves.
             return_kv: Also return the frames' raw keys and values of all layers.
+            return_query: Also return their raw queries, for anchors that select by attention.
         """

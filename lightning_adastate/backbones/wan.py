@@ -96,15 +96,16 @@ class WanBlock(nn.Module):
         text: tuple[Tensor, Tensor],
         context: tuple[Tensor, Tensor, int, bool] | None,
         mask_SK: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Return the tokens after the block, and the raw keys and values ``[B, S, N, D]``."""
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Return the tokens after the block, and the raw keys, values and queries ``[B, S, N, D]``."""
         frames = modulation_BF6E.shape[1]
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (
             (self.modulation + modulation_BF6E).unsqueeze(3).unbind(2)
         )
 
         normed = _modulate(self.norm1(x_BSE), frames, shift_a, scale_a)
-        query = rotate(self.self_attn.query(normed), tables[0])
+        raw_query = self.self_attn.query(normed)
+        query = rotate(raw_query, tables[0])
         raw_key, value = self.self_attn.key_value(normed)
         key, values = _join(context, rotate(raw_key, tables[1]), value)
         mixed = self.self_attn.output(query, key, values, mask_SK)
@@ -114,7 +115,7 @@ class WanBlock(nn.Module):
         x_BSE = x_BSE + self.cross_attn.output(query, *text, None)
 
         fed = self.ffn(_modulate(self.norm2(x_BSE), frames, shift_f, scale_f))
-        return x_BSE + _gate(fed, frames, gate_f), raw_key, value
+        return x_BSE + _gate(fed, frames, gate_f), raw_key, value, raw_query
 
 
 class WanHead(nn.Module):
@@ -253,6 +254,7 @@ class WanTransformer(Backbone):
         mask_FF: Tensor | None = None,
         clean_latents_BFCHW: Tensor | None = None,
         return_kv: bool = False,
+        return_query: bool = False,
     ) -> BackboneOutput:
         """Predict velocity; see ``Backbone.forward``."""
         frames = latents_BFCHW.shape[1]
@@ -272,22 +274,26 @@ class WanTransformer(Backbone):
             mask_SK = token_mask(mask_FF.to(latents_BFCHW.device), grid[0] * grid[1])
         x_BSE = self._patchify(latents_BFCHW)
         time_BFE, modulation = self._embed_time(timestep_BF, x_BSE.dtype)
-        keys, values = [], []
+        keys, values, queries = [], [], []
         for layer, block in enumerate(self._blocks()):
             layer_text = (text.key_LBSND[layer], text.value_LBSND[layer])
             args = (x_BSE, modulation, tables, layer_text, _layer(window, layer), mask_SK)
             if self.checkpoint_activations and torch.is_grad_enabled():
-                x_BSE, key, value = checkpoint(block, *args, use_reentrant=False)
+                x_BSE, key, value, query = checkpoint(block, *args, use_reentrant=False)
             else:
-                x_BSE, key, value = block(*args)
+                x_BSE, key, value, query = block(*args)
             if return_kv:
                 keys.append(key)
                 values.append(value)
+            if return_query:
+                queries.append(query)
         if clean_latents_BFCHW is not None:
             x_BSE, time_BFE = x_BSE[:, -x_BSE.shape[1] // 2 :], time_BFE[:, frames:]
         velocity = self._unpatchify(self.head(x_BSE, time_BFE), frames, grid)
-        kv = _stack(keys, values, latents_BFCHW.shape[1]) if return_kv else None
-        return BackboneOutput(velocity, kv)
+        total = latents_BFCHW.shape[1]
+        kv = _stack(keys, values, total) if return_kv else None
+        asked = torch.stack(queries).unflatten(2, (total, -1)) if return_query else None
+        return BackboneOutput(velocity, kv, asked)
 
     def _blocks(self) -> Sequence[WanBlock]:
         return self.blocks  # type: ignore[return-value]

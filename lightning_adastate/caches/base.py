@@ -18,13 +18,21 @@ class Cache(ABC):
     Args:
         window_frames: Cached plus live content frames; anchor and state frames come on top (AdaState).
         budget_frames: The same with the anchor included (``local_attn_size`` everywhere else).
+        compress_to: Once frames must go, keep only so many of either count: the window becomes a
+            saw-tooth (Deep Forcing: 16 of 21). ``None`` evicts no more than must go.
+        history_frames: Evicted frames kept for passes that read further back than the window.
 
     Raises:
-        ValueError: If not exactly one of both is given, or it is not positive.
+        ValueError: If not exactly one of both is given, it is not positive, or the others do not fit it.
     """
 
     def __init__(
-        self, *, window_frames: int | None = None, budget_frames: int | None = None
+        self,
+        *,
+        window_frames: int | None = None,
+        budget_frames: int | None = None,
+        compress_to: int | None = None,
+        history_frames: int = 0,
     ) -> None:
         given = {"window_frames": window_frames, "budget_frames": budget_frames}
         counts = {name: value for name, value in given.items() if value is not None}
@@ -36,8 +44,24 @@ class Cache(ABC):
         ((name, value),) = counts.items()
         if value < 1:
             raise ValueError(f"`{name}` must be 1 or more, got {value}")
+        if compress_to is not None and not 1 <= compress_to <= value:
+            raise ValueError(
+                f"`compress_to` must be 1 or more and at most `{name}` {value}, got {compress_to}"
+            )
+        if history_frames < 0:
+            raise ValueError(f"`history_frames` must be 0 or more, got {history_frames}")
         self.window_frames = window_frames
         self.budget_frames = budget_frames
+        self.compress_to = compress_to
+        self.history_frames = history_frames
+
+    def __repr__(self) -> str:
+        """Name the arguments; this is also what a saved stream's fingerprint is made of."""
+        return (
+            f"{type(self).__name__}(window_frames={self.window_frames}, "
+            f"budget_frames={self.budget_frames}, compress_to={self.compress_to}, "
+            f"history_frames={self.history_frames})"
+        )
 
     @property
     def max_frames(self) -> int:
@@ -62,6 +86,12 @@ class Cache(ABC):
         Raises:
             ValueError: Naming the numbers and the smallest window that works.
         """
+        fixed = 0 if self.budget_frames is None else anchor_frames
+        if self.compress_to is not None and self.compress_to < fixed + chunk_frames:
+            raise ValueError(
+                f"`compress_to` {self.compress_to} cannot hold an anchor of {fixed} and a chunk of "
+                f"{chunk_frames} frames; use {fixed + chunk_frames} or more"
+            )
         if self.capacity(num_new=chunk_frames, anchor_frames=anchor_frames) >= 0:
             return
         if self.window_frames is not None:
@@ -88,10 +118,13 @@ class Cache(ABC):
             anchor_shown: Frames the anchor shows now.
             anchor_full: Frames it shows when full.
         """
-        cached = sum(block.num_frames for block in blocks)
+        cached = count_frames(blocks)
         if cached <= self.capacity(num_new=num_new, anchor_frames=anchor_shown):
             return Eviction(tuple(blocks), None)
         keep = max(0, self.capacity(num_new=num_new, anchor_frames=anchor_full))
+        if self.compress_to is not None:
+            keep -= self.max_frames - self.compress_to
+            keep = max(0, keep)
         return split_oldest(blocks, cached - keep)
 
     @abstractmethod
@@ -101,6 +134,11 @@ class Cache(ABC):
         Any constant may be added to all of them: only differences matter. They are plain Python
         numbers, so no index is too large.
         """
+
+
+def count_frames(blocks: Sequence[KV]) -> int:
+    """Count the frames of all blocks."""
+    return sum(block.num_frames for block in blocks)
 
 
 def split_oldest(blocks: Sequence[KV], num_frames: int) -> Eviction:

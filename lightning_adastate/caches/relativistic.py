@@ -15,6 +15,8 @@ class RelativisticCache(Cache):
     Args:
         window_frames: Cached plus live content frames; anchor and state come on top.
         budget_frames: The same with the anchor included. Give exactly one of both.
+        compress_to: Once frames must go, keep only so many (Deep Forcing); ``None`` is no fewer than fit.
+        history_frames: Evicted frames kept for passes that read further back (Rolling Forcing).
     """
 
     def positions(self, frames: WindowFrames, event: Event | None) -> Positions:

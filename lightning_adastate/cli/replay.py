@@ -286,7 +286,7 @@ def compare_rotated(
 ) -> float:
     """Return the difference from a final cache that was stored rotated at birth indices (``kv0_k``)."""
     shown = streamer.anchor.read(state.anchor, (*state.cached_births, state.first_frame)[0])
-    whole = KV.cat([*([shown] if shown is not None else []), *state.blocks])
+    whole = KV.cat([*shown, *state.blocks])
     grid = streamer.backbone.token_grid(*state.latent_shape[1:])
     births = tuple(float(birth) for birth in whole.births)
     table = rope_table(births, *grid, streamer.backbone.head_dim, torch.device("cpu"))

@@ -1,4 +1,4 @@
-"""The contract of a schedule: the passes of a chunk."""
+"""The contract of a schedule: the passes of a chunk, and of the chunks denoised with it."""
 
 from __future__ import annotations
 
@@ -6,12 +6,35 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+AfterExit = Literal["commit", "finish"]
+"""What follows when training leaves a chunk at an early pass.
+
+``commit``: its x0 is committed, later passes do not run (Self-Forcing). ``finish``: they run without a
+graph, so that what is cached is what streaming caches.
+"""
+
+
+class Level(NamedTuple):
+    """Where one chunk ahead stands in a pass it shares with an older chunk (Rolling Forcing).
+
+    Args:
+        timestep: Timestep in [0, 1000].
+        sigma: Noise level in [0, 1].
+        next_sigma: Level to which its x0 is noised afterwards.
+        step: How many passes it has had; 0 is its first, from pure noise.
+    """
+
+    timestep: float
+    sigma: float
+    next_sigma: float
+    step: int
+
 
 class Pass(NamedTuple):
     """One forward of the backbone over the live frames.
 
     Args:
-        timestep: Timestep in [0, 1000], of every live frame.
+        timestep: Timestep in [0, 1000], of the chunk's own frames and of state frames.
         sigma: Noise level in [0, 1] of the pass's input; x0 = x - sigma * velocity.
         kind: ``denoise`` predicts, ``commit`` writes the chunk's keys and values.
         next_sigma: Level to which x0 is noised afterwards; ``None`` leaves it clean.
@@ -19,7 +42,9 @@ class Pass(NamedTuple):
         input_sigma: Noise added to the clean latents before a commit pass. A parity switch.
         commit: Keep this pass's keys and values as the chunk's.
         reads_anchor: Whether the pass sees the anchor.
-        reads_window: How many of the newest cached frames it sees; ``None`` is all.
+        reads_window: How many of the newest cached frames it sees; ``None`` is all. More than the window
+            holds reaches into the cache's history.
+        ahead: Levels of the chunks behind this one that are denoised in the same pass, oldest first.
     """
 
     timestep: float
@@ -31,6 +56,11 @@ class Pass(NamedTuple):
     commit: bool = False
     reads_anchor: bool = True
     reads_window: int | None = None
+    ahead: tuple[Level, ...] = ()
+
+
+CLEAN_PASS = Pass(0.0, 0.0, "commit", commit=True)
+"""What commits given frames where a schedule has no clean pass."""
 
 
 class Schedule(ABC):
@@ -77,3 +107,21 @@ class Schedule(ABC):
     @abstractmethod
     def passes(self, chunk_index: int) -> Sequence[Pass]:
         """Return the passes of a chunk in order: denoise passes, then at most one commit pass."""
+
+    def opening_passes(self, chunk_index: int) -> Sequence[Pass]:
+        """Return the passes of a chunk that finds no part-denoised latents of its own.
+
+        Only a schedule that works ahead needs others than ``passes``.
+        """
+        return self.passes(chunk_index)
+
+    @property
+    def num_ahead(self) -> int:
+        """Count the chunks ahead that are denoised with a chunk, when all are."""
+        return max(len(how.ahead) for how in self.passes(1))
+
+    @property
+    def after_exit(self) -> AfterExit:
+        """Return what must follow an early exit: a chunk whose cache comes from a later pass finishes."""
+        later = any(how.ahead or (how.commit and how.kind == "denoise") for how in self.passes(1))
+        return "finish" if later else "commit"

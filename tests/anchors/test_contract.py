@@ -25,7 +25,7 @@ def run(anchor: Anchor, chunks: int) -> list[int]:
         first = 3 * chunk
         held = anchor.absorb(held, frames(first, first + 1, first + 2, batch=2), ())
         seen = anchor.read(held, first + 3)
-        shown.append(0 if seen is None else seen.num_frames)
+        shown.append(sum(part.num_frames for part in seen))
         assert shown[-1] == anchor.num_shown(held)
         live = anchor.num_live_frames(held)
         state = frames(*range(first, first + live), batch=2) if live else None

@@ -14,7 +14,7 @@ def test_bank_comes_from_the_first_frames_and_is_read_by_position():
     held = anchor.absorb(anchor.empty(), frames(0, 1, 2, 3, 4, 5), (frames(6, 7, 8),))
     shown = [contents(anchor.read(held, start)) for start in (6, 9, 12, 15)]
     assert shown == [[3, 4, 5], [5, 4, 3], [2, 1, 0], [0, 1, 2]]
-    assert anchor.read(held, 12).births == (9, 10, 11)
+    assert anchor.read(held, 12)[0].births == (9, 10, 11)
 
 
 def test_bank_is_completed_from_frames_that_stay():

@@ -235,9 +235,7 @@ class ScaledAnchor(StaticAnchor):
 
     def read(self, contents, window_start):
         shown = super().read(contents, window_start)
-        if shown is None:
-            return None
-        return replace(shown, value_LBFTND=shown.value_LBFTND * self.scale)
+        return tuple(replace(kv, value_LBFTND=kv.value_LBFTND * self.scale) for kv in shown)
 
 
 def test_parameters_of_an_anchor_join_the_generators_optimizer(tmp_path):
