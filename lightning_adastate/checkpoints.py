@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lightning_adastate.types import KV, SCHEMA_VERSION, Event, StreamState
+from lightning_adastate.backbones.base import Backbone
+from lightning_adastate.types import KV, SCHEMA_VERSION, Event, StreamState, TokenPlaces
 
 log = logging.getLogger(__name__)
 
@@ -60,13 +61,14 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     return weights
 
 
-def load_into(module: nn.Module, path: str | Path) -> None:
+def load_into(module: Backbone, path: str | Path) -> None:
     """Load weights into a backbone, every one of them and nothing else.
 
     Raises:
         ValueError: Naming the file and the first missing, unexpected or misshapen tensors.
     """
-    _fill(module, load_weights(path), path)
+    weights = load_weights(path)
+    _fill(type(module).__name__, module.weight_slots(weights), weights, path)
 
 
 def load_anchor(anchor: nn.Module, path: str | Path) -> None:
@@ -83,14 +85,16 @@ def load_anchor(anchor: nn.Module, path: str | Path) -> None:
     for prefix in ("generator_ema.anchor.", "generator.anchor."):
         chosen = {n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)}
         if chosen:
-            _fill(anchor, chosen, path)
+            _fill(type(anchor).__name__, anchor.state_dict(), chosen, path)
             return
     log.warning("%s holds no parameters of the anchor; it stays as it was built", path)
 
 
-def _fill(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path) -> None:
-    """Load exactly these weights, or say what does not fit."""
-    own = module.state_dict()
+@torch.no_grad()
+def _fill(
+    what: str, own: Mapping[str, Tensor], weights: Mapping[str, Tensor], path: str | Path
+) -> None:
+    """Copy exactly these weights into its own, or say what does not fit."""
     missing = sorted(own.keys() - weights.keys())
     unexpected = sorted(weights.keys() - own.keys())
     misshapen = [
@@ -101,10 +105,9 @@ def _fill(module: nn.Module, weights: Mapping[str, Tensor], path: str | Path) ->
     problems = {"missing": missing, "unexpected": unexpected, "misshapen": misshapen}
     found = [f"{len(keys)} {name} ({keys[0]}, ...)" for name, keys in problems.items() if keys]
     if found:
-        raise ValueError(
-            f"weights {str(path)!r} do not fit {type(module).__name__}: {'; '.join(found)}"
-        )
-    module.load_state_dict(weights)
+        raise ValueError(f"weights {str(path)!r} do not fit {what}: {'; '.join(found)}")
+    for name, tensor in own.items():
+        tensor.copy_(weights[name])
 
 
 def save_tensors(
@@ -136,12 +139,18 @@ def save_stream_state(path: str | Path, state: StreamState, *, fingerprint: str 
     """
     tensors = {"texts": state.texts_PBSD, **{f"codec.{k}": v for k, v in state.codec.items()}}
     blocks = {f"blocks.{i:04d}": block for i, block in enumerate(state.blocks)}
+    history = {f"history.{i:04d}": block for i, block in enumerate(state.history)}
     anchor = {f"anchor.{name}": kv for name, kv in state.anchor.items()}
-    for name, kv in (*blocks.items(), *anchor.items()):
+    frames = {**blocks, **history, **anchor}
+    for name, kv in frames.items():
         tensors[f"{name}.key"] = kv.key_LBFTND
         tensors[f"{name}.value"] = kv.value_LBFTND
-    if state.recent_BFCHW is not None:
-        tensors["recent"] = state.recent_BFCHW
+        if kv.places is not None:
+            for axis, place in zip(TokenPlaces._fields, kv.places, strict=True):
+                tensors[f"{name}.{axis}"] = place
+    for name, latents in (("recent", state.recent_BFCHW), ("pending", state.pending_BFCHW)):
+        if latents is not None:
+            tensors[name] = latents
     header = {
         "schema": SCHEMA_VERSION,
         "fingerprint": fingerprint,
@@ -152,7 +161,7 @@ def save_stream_state(path: str | Path, state: StreamState, *, fingerprint: str 
         "seed": state.seed,
         "stream_ids": state.stream_ids,
         "timeline": [dataclasses.asdict(event) for event in state.timeline],
-        "births": {name: kv.births for name, kv in (*blocks.items(), *anchor.items())},
+        "births": {name: kv.births for name, kv in frames.items()},
     }
     save_tensors(path, tensors, {"stream_state": json.dumps(header)})
 
@@ -182,15 +191,13 @@ def load_stream_state(
             "backbone; continue it with the configuration it was made with"
         )
     tensors = {name: tensor.to(device) for name, tensor in tensors.items()}
-    frames = {
-        name: KV(tensors[f"{name}.key"], tensors[f"{name}.value"], tuple(births))
-        for name, births in header["births"].items()
-    }
+    frames = {name: _frames(tensors, name, births) for name, births in header["births"].items()}
     return StreamState(
         chunk=header["chunk"],
         first_frame=header["first_frame"],
         latent_shape=tuple(header["latent_shape"]),
         blocks=tuple(frames[name] for name in sorted(frames) if name.startswith("blocks.")),
+        history=tuple(frames[name] for name in sorted(frames) if name.startswith("history.")),
         anchor={
             n.removeprefix("anchor."): kv for n, kv in frames.items() if n.startswith("anchor.")
         },
@@ -200,7 +207,20 @@ def load_stream_state(
         stream_ids=tuple(header["stream_ids"]),
         timeline=tuple(Event(**event) for event in header["timeline"]),
         recent_BFCHW=tensors.get("recent"),
+        pending_BFCHW=tensors.get("pending"),
         codec={n.removeprefix("codec."): t for n, t in tensors.items() if n.startswith("codec.")},
+    )
+
+
+def _frames(tensors: Mapping[str, Tensor], name: str, births: Sequence[int]) -> KV:
+    """Return the frames saved under ``name``."""
+    places = [tensors.get(f"{name}.{axis}") for axis in TokenPlaces._fields]
+    known = [place for place in places if place is not None]
+    return KV(
+        tensors[f"{name}.key"],
+        tensors[f"{name}.value"],
+        tuple(births),
+        TokenPlaces(*known) if known else None,
     )
 
 

@@ -119,7 +119,7 @@ class KV:
         """
         if len(parts) == 1:
             return parts[0]
-        places = [part.places for part in parts if part.places is not None]
+        places = [_along_frames_of(part, part.places) for part in parts if part.places is not None]
         assert len(places) in (0, len(parts)), "full grids and places of tokens do not join"
         return KV(
             torch.cat([part.key_LBFTND for part in parts], dim=2),
@@ -138,6 +138,11 @@ def _along_frames(
     if places is None:
         return None
     return places.each(lambda place: place if place.shape[2] == 1 else change(place))
+
+
+def _along_frames_of(kv: KV, places: TokenPlaces) -> TokenPlaces:
+    """Write the places out for every frame."""
+    return places.each(lambda place: place.expand(-1, -1, kv.num_frames, -1))
 
 
 Contents = Mapping[str, KV]

@@ -15,6 +15,7 @@ RANKS = {
     "kv": 0,
     "types": 0,
     "rope": 1,
+    "events": 1,
     "flow": 1,
     "noise": 1,
     "worlds": 1,

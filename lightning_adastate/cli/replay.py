@@ -249,7 +249,7 @@ def cache_by_label(state: StreamState) -> dict[str, list[tuple[Tensor, Tensor]]]
     """Return layer 0 of the first row by the recordings' labels.
 
     ``fN`` and ``rN`` are frame N, as committed or re-encoded; ``emaI`` slot I of an average, ``sC``
-    the state frames after chunk C in order.
+    the state frames after chunk C in order, ``mem_long`` and ``mem_short`` a first and second memory.
     """
     found: dict[str, list[tuple[Tensor, Tensor]]] = {}
 
@@ -257,10 +257,16 @@ def cache_by_label(state: StreamState) -> dict[str, list[tuple[Tensor, Tensor]]]
         pair = (kv.key_LBFTND[0, 0, frame], kv.value_LBFTND[0, 0, frame])
         found.setdefault(label, []).append(pair)
 
+    memories = iter(("mem_long", "mem_short"))
     for name, kv in state.anchor.items():
         short = name.rpartition(".")[2]
+        memory = next(memories) if short == "memory" else short
         for frame, birth in enumerate(kv.births):
-            known = {"average": f"ema{frame}", "state": f"s{state.chunk - 1}"}
+            known = {
+                "average": f"ema{frame}",
+                "state": f"s{state.chunk - 1}",
+                "memory": memory,
+            }
             put(known.get(short, f"f{birth}"), kv, frame)
     for block in state.blocks:
         for frame, birth in enumerate(block.births):

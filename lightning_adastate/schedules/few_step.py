@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Literal
 
-from lightning_adastate.flow import NUM_TIMESTEPS, SigmaTable
+from lightning_adastate.flow import SigmaTable
 from lightning_adastate.schedules.base import Pass, Schedule
+from lightning_adastate.schedules.levels import denoise_passes, noise_levels
 
 
 class FewStepSchedule(Schedule):
@@ -58,22 +58,9 @@ class FewStepSchedule(Schedule):
         return self._first_passes if chunk_index == 0 else self._passes
 
     def _build(self, steps: Sequence[float], name: str) -> tuple[Pass, ...]:
-        falling = all(a > b for a, b in itertools.pairwise(steps))
-        if not steps or not falling or not 0 < steps[-1] <= steps[0] <= NUM_TIMESTEPS:
-            raise ValueError(f"`{name}` must fall and lie in (0, 1000], got {list(steps)}")
-        timesteps = self.table.warp(steps) if self.warp else [float(step) for step in steps]
-        sigmas = [self._sigma(timestep) for timestep in timesteps]
-        after: list[float | None] = [*sigmas[1:], None]
-        denoise = [
-            Pass(timestep, sigma, "denoise", next_sigma, self.sampler)
-            for timestep, sigma, next_sigma in zip(timesteps, sigmas, after, strict=True)
-        ]
+        levels = noise_levels(self.table, steps, warp=self.warp, name=name)
         clean = Pass(0.0, 0.0, "commit", input_sigma=self.commit_sigma, commit=True)
-        return (*denoise, clean)
-
-    def _sigma(self, timestep: float) -> float:
-        table = self.table.timesteps
-        return float(self.table.sigmas[(table - timestep).abs().argmin()])
+        return (*denoise_passes(levels, self.sampler), clean)
 
     def __repr__(self) -> str:
         """Name what changes the numbers."""

@@ -20,6 +20,7 @@ CASES = {
     "rolling_sink_a9": "rolling_sink",
     "longlive_a12_s3_absolute": "longlive",
     "longlive_a12_s3_switch_keep_sink": "longlive",
+    "memrope_a12_s3_al0.3_as0.6": "memrope",
     "causal_forcing_framewise_local6_s1": "causal_forcing_framewise",
 }
 
@@ -40,7 +41,12 @@ def test_public_systems_replay(case, capsys):
     assert replay(CASES[case], GOLDEN / f"{case}.safetensors") == 0
     out = capsys.readouterr().out
     assert "within tolerance" in out
-    if case in {"adastate_w3_fs1", "rolling_sink_a9", "longlive_a12_s3_absolute"}:
+    if case in {
+        "adastate_w3_fs1",
+        "memrope_a12_s3_al0.3_as0.6",
+        "rolling_sink_a9",
+        "longlive_a12_s3_absolute",
+    }:
         assert "cache (" in out
 
 
@@ -52,6 +58,7 @@ def test_public_systems_replay(case, capsys):
         ("infer_local6_sink3", "--model.anchor.num_frames=2"),
         ("rolling_sink_a9", "--model.anchor.bank_frames=5"),
         ("infinity_rope_a6_s1", "--model.schedule.shift=4.0"),
+        ("memrope_a12_s3_al0.3_as0.6", "--model.cache.budget_frames=13"),
     ],
 )
 def test_another_setting_is_noticed(case, override, capsys):
