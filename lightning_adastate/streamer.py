@@ -230,9 +230,10 @@ class Streamer(nn.Module):
         Raises:
             ValueError: If ``kv_gradient`` cannot go with what follows the exit.
         """
-        event = next((e for e in state.timeline if e.opens(state.chunk)), None)
-        if event is not None:
-            state = self._open(state, event)
+        event = None
+        for happening in (each for each in state.timeline if each.opens(state.chunk)):
+            state = self._open(state, happening)
+            event = happening if event is None or event.live_start is None else event
         rule = self.schedule.after_exit if after_exit is None else after_exit
         if exit_step is not None and rule == "finish" and kv_gradient != "detach":
             raise ValueError(

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -20,6 +21,7 @@ from torch import Tensor
 from lightning_adastate.checkpoints import load_stream_state
 from lightning_adastate.cli.interrupt import StopRequest
 from lightning_adastate.cli.outputs import StreamOutputs, VideoOptions
+from lightning_adastate.cli.timeline import Change, read_timeline
 from lightning_adastate.data import read_prompts
 from lightning_adastate.training.base import StreamModule, VideoChunk
 from lightning_adastate.types import StreamState
@@ -48,6 +50,8 @@ class Generation:
         upscale: Repeat every pixel so many times; ``None`` is enough for a person to see it.
         fps: Frames per second of the video.
         quality: ``preview`` plays everywhere, ``lossless`` is bit-exact RGB.
+        timeline: Prompt switches, flushes, cuts and restarts, a list of ``Change``. With ``state_in`` they
+            come on top of what the saved stream has still to come.
 
     Raises:
         ValueError: If a number is not positive, a name has the wrong ending or is given twice, or
@@ -69,6 +73,7 @@ class Generation:
         upscale: int | None = None,
         fps: int = 16,
         quality: Quality = "preview",
+        timeline: list[Change] | None = None,
     ) -> None:
         for name, number in (("num_chunks", num_chunks), ("upscale", upscale), ("fps", fps)):
             if number is not None and number < 1:
@@ -103,6 +108,7 @@ class Generation:
         self.upscale = upscale
         self.fps = fps
         self.quality: Quality = quality
+        self.timeline = [] if timeline is None else timeline
 
 
 def generate(module: StreamModule, generation: Generation) -> int:
@@ -148,7 +154,10 @@ def open_stream(module: StreamModule, generation: Generation) -> StreamState:
     video = None
     if generation.start is not None:
         video = read_start(module, generation.start).expand(len(prompts), -1, -1, -1, -1)
-    return module.open_stream(prompts, seed=seed, start_video_BFCHW=video)
+    events, later = read_timeline(generation.timeline, len(prompts), 1)
+    return module.open_stream(
+        prompts, seed=seed, start_video_BFCHW=video, timeline=events, later_prompts=later
+    )
 
 
 def _continue(
@@ -170,6 +179,13 @@ def _continue(
         timeline = tuple(replace(event, prompt=None) for event in state.timeline)
         texts = module.encode_text(prompts)[None]
         state = replace(state, texts_PBSD=texts, prompt=0, timeline=timeline)
+    events, later = read_timeline(generation.timeline, state.batch_size, len(state.texts_PBSD))
+    added = [module.encode_text(lines)[None] for lines in later]
+    state = replace(
+        state,
+        texts_PBSD=torch.cat([state.texts_PBSD, *added]),
+        timeline=(*state.timeline, *events),
+    )
     return streamer.resume(state)
 
 

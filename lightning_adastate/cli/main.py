@@ -21,6 +21,7 @@ from lightning_adastate.callbacks import ExactResume, GracefulStop
 from lightning_adastate.cli.generate import Generation, generate
 from lightning_adastate.cli.loading import check_checkpoint, import_families, streaming_part
 from lightning_adastate.cli.parser import SentenceParser
+from lightning_adastate.cli.timeline import Change
 from lightning_adastate.training.base import StreamModule
 
 HARMLESS = (
@@ -147,7 +148,8 @@ class CLI(LightningCLI):
             check_checkpoint(asked.ckpt_path, weights_only=asked.weights_only)
             return
         config = self.config["generate"]
-        self.generation = Generation(**config.generation)
+        changes = [Change(**change) for change in config.generation.timeline or []]
+        self.generation = Generation(**{**config.generation, "timeline": changes})
         weights = self.generation.weights or config.ckpt_path
         config.model = streaming_part(config.model, weights)
         config.data = None

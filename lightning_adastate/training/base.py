@@ -19,7 +19,7 @@ from lightning_adastate.checkpoints import load_anchor, load_into
 from lightning_adastate.codecs import Codec
 from lightning_adastate.noise import NoiseSource
 from lightning_adastate.schedules import Schedule
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streamer import Scratch, Streamer
 from lightning_adastate.text import TextEncoder
 from lightning_adastate.types import Chunk, Event, StreamState, VideoBatch
 
@@ -134,10 +134,44 @@ class StreamModule(LightningModule):
     @torch.no_grad()
     def stream(self, state: StreamState, num_chunks: int | None = None) -> Iterator[VideoChunk]:
         """Yield decoded chunks, endlessly if ``num_chunks`` is ``None``; memory does not grow."""
-        codec = state.codec
-        for chunk in self.streamer.stream(state, num_chunks):
-            video, codec = self.codec.decode(chunk.latents_BFCHW, codec)
-            yield VideoChunk(chunk, video, replace(chunk.state, codec=codec))
+        scratch = Scratch()
+        done = 0
+        while num_chunks is None or done < num_chunks:
+            chunk = self.streamer.step(state, scratch=scratch)
+            video, codec = self.codec.decode(chunk.latents_BFCHW, state.codec)
+            state = self.reencode(replace(chunk.state, codec=codec), video)
+            yield VideoChunk(chunk, video, state)
+            done += 1
+
+    def reencode(self, state: StreamState, video_BFCHW: Tensor) -> StreamState:
+        """Make the first latent that the coming event encodes anew an image latent, if it says so.
+
+        The first latent of a clip stands for one picture, so a restart that begins with a later one would
+        begin with what the model has never seen there: decode, encode its last picture (CausVid).
+
+        Args:
+            state: The state after a chunk.
+            video_BFCHW: That chunk's pixels.
+
+        Raises:
+            ValueError: If the event reaches back further than the chunk.
+        """
+        events = [e for e in state.timeline if e.reencode_first and e.opens(state.chunk)]
+        if not events or state.recent_BFCHW is None:
+            return state
+        count = events[0].recache_frames
+        picture = 1 + self.codec.temporal_stride * (count - 1)
+        if count < 1 or picture > video_BFCHW.shape[1]:
+            raise ValueError(
+                f"`reencode_first` needs `recache_frames` of 1 up to a chunk's frames, got {count}"
+            )
+        first = self.codec.encode(video_BFCHW[:, -picture][:, None].float())
+        overlap = torch.cat(
+            [first, state.recent_BFCHW[:, state.recent_BFCHW.shape[1] - count + 1 :]], 1
+        )
+        _, codec = self.codec.decode(overlap, self.codec.empty())
+        recent = torch.cat([state.recent_BFCHW[:, :-count], overlap], dim=1)
+        return replace(state, recent_BFCHW=recent, codec=codec)
 
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Tensor:

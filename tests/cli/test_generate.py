@@ -11,6 +11,7 @@ from lightning_adastate import load_module
 from lightning_adastate.__main__ import main
 from lightning_adastate.checkpoints import save_tensors
 from lightning_adastate.cli.latents import LatentsWriter
+from lightning_adastate.events import kv_flush, prompt_switch
 from lightning_adastate.video import probe_video, read_video, write_video
 
 
@@ -239,3 +240,62 @@ def test_one_file_cannot_be_two_outputs(capsys):
     assert main(["generate", "--config=base.yaml", *asked, state]) == 1
     assert "must be different files" in capsys.readouterr().err
     assert files() == set()
+
+
+def test_a_timeline_in_yaml_is_that_of_the_api():
+    Path("timeline.yaml").write_text(
+        """
+generation:
+  timeline:
+    - {chunk: 2, prompt: "drifting east", policy: recache, frames: 3}
+    - {chunk: 3, policy: flush, frames: 1}
+"""
+    )
+    _, made, _ = run("made", "--config=timeline.yaml", chunks=5)
+    module = load_module("base.yaml")
+    timeline = (prompt_switch(2, 1, frames=3), kv_flush(3, keep_frames=1))
+    state = module.open_stream(
+        ["drifting west"], timeline=timeline, later_prompts=[["drifting east"]]
+    )
+    parts = [piece.chunk.latents_BFCHW for piece in module.stream(state, 5)]
+    assert torch.equal(made, torch.cat(parts, dim=1))
+    _, plain, _ = run("plain", chunks=5)
+    assert torch.equal(made[:, :6], plain[:, :6])
+    assert not torch.equal(made[:, 6:9], plain[:, 6:9])
+
+
+def test_a_saved_stream_takes_a_new_timeline():
+    switch = "[{chunk: 3, prompt: drifting east, policy: keep}]"
+    _, whole, _ = run("whole", f"--generation.timeline={switch}", chunks=5)
+    run("first", "--generation.state_out=state.safetensors", chunks=2)
+    _, rest, _ = run(
+        "rest",
+        "--generation.state_in=state.safetensors",
+        f"--generation.timeline={switch}",
+        chunks=3,
+        prompts=None,
+    )
+    assert torch.equal(rest, whole[:, 6:])
+
+
+@pytest.mark.parametrize(
+    ("timeline", "reason"),
+    [
+        ("[{chunk: 0, prompt: a}]", "`timeline.chunk` must be 1 or more"),
+        ("[{chunk: 2, policy: keep}]", "changes nothing"),
+        ("[{chunk: 2, prompt: a, policy: restart}]", "no `prompt` of its own"),
+        ("[{chunk: 2, prompt: a}, {chunk: 2, policy: flush}]", "chunk 2 has two changes"),
+        ("[{chunk: 2, prompt: a, policy: melt}]", "melt"),
+    ],
+)
+def test_a_timeline_that_makes_no_sense_is_one_sentence(timeline, reason, capsys):
+    code = main(
+        [
+            "generate",
+            "--config=base.yaml",
+            "--generation.prompts=drifting west",
+            f"--generation.timeline={timeline}",
+        ]
+    )
+    assert code in (1, 2)
+    assert reason in capsys.readouterr().err
