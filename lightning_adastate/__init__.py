@@ -20,6 +20,7 @@ _HOMES = {
     "FewStepSchedule": "schedules",
     "FlowMatching": "training",
     "KV": "types",
+    "LoRABackbone": "backbones",
     "PixelShuffleCodec": "codecs",
     "RelativisticCache": "caches",
     "ReplacementAnchor": "anchors",

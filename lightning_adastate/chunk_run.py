@@ -17,6 +17,7 @@ from lightning_adastate.caches.base import Cache, count_frames, split_oldest
 from lightning_adastate.chunk_plan import Plan
 from lightning_adastate.noise import NoiseKey, NoiseSource, Slot
 from lightning_adastate.rope import RopeTable, places_table, rope_table, rotate
+from lightning_adastate.scratch import Scratch
 from lightning_adastate.types import (
     KV,
     BackboneOutput,
@@ -33,21 +34,6 @@ KVGradient = Literal["detach", "straight_through", "state", "all"]
 public Self-Forcing code). ``state``: the clean pass keeps its graph for state frames. ``all``: for
 state and content.
 """
-
-
-class Scratch:
-    """Reusable memory for the rotated window: allocated once, filled once per chunk. Holds no state."""
-
-    def __init__(self) -> None:
-        self._buffers: dict[str, tuple[Tensor, Tensor]] = {}
-
-    def buffers(self, name: str, like: Tensor, shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-        """Return key and value memory of ``shape``, the same as last time if that fits."""
-        found = self._buffers.get(name)
-        if found is None or found[0].shape != shape or found[0].dtype != like.dtype:
-            found = (like.new_empty(shape), like.new_empty(shape))
-            self._buffers[name] = found
-        return found
 
 
 class ChunkRun:
@@ -76,7 +62,7 @@ class ChunkRun:
     def forward(
         self,
         latents_BFCHW: Tensor,
-        timestep_BF: Tensor,
+        timestep: Tensor | tuple[float, ...],
         *,
         return_kv: bool,
         reads_anchor: bool = True,
@@ -86,7 +72,7 @@ class ChunkRun:
 
         Args:
             latents_BFCHW: The live frames ``[B, F, C, H, W]``.
-            timestep_BF: Timestep of each, ``[B or 1, F]``.
+            timestep: Timestep of each: a tensor ``[B, F]``, or F numbers for all rows.
             return_kv: Also return their raw keys and values.
             reads_anchor: Whether the pass sees the anchor.
             reads_window: How many of the newest cached frames it sees; ``None`` is all.
@@ -94,15 +80,27 @@ class ChunkRun:
         assert self.state.text_kv is not None, "a loaded state needs `Streamer.resume`"
         live = latents_BFCHW.shape[1]
         query, key = (part[:live] for part in self.plan.positions.live)
+        time = None
+        if not isinstance(timestep, Tensor):
+            if self.scratch is not None:
+                time = self.scratch.time(timestep, self.backbone, latents_BFCHW)
+            timestep = self.per_frame(timestep, latents_BFCHW)
         return self.backbone(  # type: ignore[no-any-return]
             latents_BFCHW,
-            timestep_BF=timestep_BF.expand(latents_BFCHW.shape[0], -1),
+            timestep_BF=timestep.expand(latents_BFCHW.shape[0], -1),
+            time=time,
             text=self.state.text_kv,
             positions=LivePositions(self._relative(query), self._relative(key)),
             window=self.window(reads_anchor, reads_window),
             return_kv=return_kv,
             return_query=return_kv and self.query,
         )
+
+    def per_frame(self, values: tuple[float, ...], like: Tensor) -> Tensor:
+        """Return one number per live frame, ``[1, F]``."""
+        if self.scratch is not None:
+            return self.scratch.numbers(values, like)
+        return like.new_tensor([values])
 
     def draw(self, step: int, slot: Slot, num_frames: int, ahead: int = 0) -> Tensor:
         """Draw the noise of one slot and move it to the stream's device."""
@@ -136,13 +134,13 @@ class ChunkRun:
             sizes.append(self.plan.ahead[len(sizes)])
         return list(rest.split(sizes, dim=1)) if sizes else []
 
-    def first_latents(self, given_BFCHW: Tensor | None) -> tuple[Tensor, Tensor]:
+    def first_latents(self, given_BFCHW: Tensor | None) -> tuple[Tensor, tuple[float, ...]]:
         """Return the chunk's live frames before the first pass, and 1 for each to be denoised."""
         if self.state.pending_BFCHW is None:
             live = self.draw_live(0)
         else:
             live = self.state.pending_BFCHW[:, : self.plan.num_content]
-        free_F = live.new_ones(live.shape[1])
+        free = [1.0] * live.shape[1]
         if given_BFCHW is not None:
             content = live[:, self.plan.num_state :]
             if given_BFCHW.shape != content.shape:
@@ -151,8 +149,8 @@ class ChunkRun:
                     f"got {tuple(given_BFCHW.shape)}"
                 )
             live = torch.cat([live[:, : self.plan.num_state], given_BFCHW.to(live)], dim=1)
-            free_F[self.plan.num_state :] = 0.0
-        return live, free_F
+            free[self.plan.num_state :] = [0.0] * self.plan.num_content
+        return live, tuple(free)
 
     def window(self, reads_anchor: bool, reads_window: int | None) -> Window | None:
         """Gather what a pass reads and rotate it, once per chunk and kind of read."""
@@ -185,14 +183,14 @@ class ChunkRun:
         live = self.plan.num_state + self.plan.num_content + sum(self.plan.ahead)
         rows, columns = self.backbone.token_grid(*self.state.latent_shape[1:])
         shape = (layers, batch, total + live * rows * columns, heads, head_dim)
-        key, value = self.scratch.buffers(f"{reads_anchor} {reads_window}", sample, shape)
+        key, value, steady = self.scratch.buffers(f"{reads_anchor} {reads_window}", sample, shape)
         start = 0
         for part, table in zip(parts, tables, strict=True):
             stop = start + table.num_tokens
             key[:, :, start:stop] = rotate(part.key_LBFTND.flatten(2, 3), table)
             value[:, :, start:stop] = part.value_LBFTND.flatten(2, 3)
             start = stop
-        return Window(key, value, start, True)
+        return Window(key, value, start, True, steady)
 
     def _read(
         self, reads_anchor: bool, reads_window: int | None

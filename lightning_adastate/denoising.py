@@ -53,7 +53,7 @@ def denoise(
         after_exit: Whether the later passes run.
         keep_exit_kv: Keep keys and values of the exit pass, with their graph.
     """
-    own, free_F = run.first_latents(given_BFCHW)
+    own, free = run.first_latents(given_BFCHW)
     blocks = [own, *run.pending_blocks()] if passes else [own]
     exit_index = len(passes) - 1 if exit_step is None else min(exit_step, len(passes) - 1)
     stop = len(passes) if after_exit == "finish" else exit_index + 1
@@ -64,14 +64,14 @@ def denoise(
         leaves = index == exit_index
         keep = how.commit or (leaves and keep_exit_kv)
         with torch.set_grad_enabled(run.grad and leaves):
-            clean, velocities, out = _forward(run, how, blocks, free_F, keep)
+            clean, velocities, out = _forward(run, how, blocks, free, keep)
         if leaves:
             exit_x0 = clean
         if keep:
             output = out
         if index + 1 < stop or how.ahead:
             with torch.no_grad():
-                blocks = _renoise(run, index, how, clean, velocities, free_F)
+                blocks = _renoise(run, index, how, clean, velocities, free)
     return Denoised(
         exit_BFCHW=exit_x0[0],
         final_BFCHW=clean[0],
@@ -82,21 +82,21 @@ def denoise(
 
 
 def _forward(
-    run: ChunkRun, how: Pass, blocks: Sequence[Tensor], free_F: Tensor, keep: bool
+    run: ChunkRun, how: Pass, blocks: Sequence[Tensor], free: tuple[float, ...], keep: bool
 ) -> tuple[list[Tensor], list[Tensor], BackboneOutput]:
     """Return x0 and velocity of every block, and keys, values and queries of the chunk's own frames."""
     live = blocks[0] if len(blocks) == 1 else torch.cat(list(blocks), dim=1)
     out = run.forward(
         live,
-        _per_frame(free_F, how.timestep, [level.timestep for level in how.ahead], blocks),
+        _spread(free, how.timestep, [level.timestep for level in how.ahead], blocks),
         return_kv=keep,
         reads_anchor=how.reads_anchor,
         reads_window=how.reads_window,
     )
     velocity = out.velocity_BFCHW.to(live.dtype)
-    sigma_BF = _per_frame(free_F, how.sigma, [level.sigma for level in how.ahead], blocks)
+    sigma = _spread(free, how.sigma, [level.sigma for level in how.ahead], blocks)
     sizes = [block.shape[1] for block in blocks]
-    x0 = velocity_to_x0(velocity, live, sigma_BF)
+    x0 = velocity_to_x0(velocity, live, run.per_frame(sigma, live))
     own = sizes[0]
     kv: KV | None = None if out.kv is None else out.kv.frames(0, own)
     query = None if out.query_LBFTND is None else out.query_LBFTND[:, :, :own]
@@ -110,28 +110,29 @@ def _renoise(
     how: Pass,
     clean: Sequence[Tensor],
     velocities: Sequence[Tensor],
-    free_F: Tensor,
+    free: tuple[float, ...],
 ) -> list[Tensor]:
     """Noise every block to its next level; the chunk's own, if it has none, stays clean."""
     blocks = [clean[0]]
     if how.next_sigma is not None:
         euler = how.sampler == "euler"
         fresh = clean[0] + velocities[0] if euler else run.draw_live(index + 1)
-        blocks = [add_noise(clean[0], fresh, (free_F * how.next_sigma)[None])]
+        sigma = _spread(free, how.next_sigma, [], clean[:1])
+        blocks = [add_noise(clean[0], fresh, run.per_frame(sigma, fresh))]
     for place, (level, x0) in enumerate(zip(how.ahead, clean[1:], strict=True)):
         fresh = run.draw_ahead(place, level.step + 1)
-        blocks.append(add_noise(x0, fresh, x0.new_full((1, x0.shape[1]), level.next_sigma)))
+        blocks.append(add_noise(x0, fresh, level.next_sigma))
     return blocks
 
 
-def _per_frame(
-    free_F: Tensor, own: float, ahead: Sequence[float], blocks: Sequence[Tensor]
-) -> Tensor:
-    """Spread one number per block over its frames, ``[1, F]``; given frames get 0."""
-    parts = [free_F * own]
-    pairs = zip(ahead, blocks[1:], strict=True)
-    parts += [free_F.new_full((block.shape[1],), value) for value, block in pairs]
-    return (parts[0] if len(parts) == 1 else torch.cat(parts))[None]
+def _spread(
+    free: tuple[float, ...], own: float, ahead: Sequence[float], blocks: Sequence[Tensor]
+) -> tuple[float, ...]:
+    """Spread one number per block over its frames; given frames get 0."""
+    numbers = [own * frame for frame in free]
+    for value, block in zip(ahead, blocks[1:], strict=True):
+        numbers += [value] * block.shape[1]
+    return tuple(numbers)
 
 
 def _join(blocks: Sequence[Tensor]) -> Tensor | None:

@@ -15,11 +15,12 @@ from lightning_adastate.anchors.base import Anchor
 from lightning_adastate.backbones.base import Backbone
 from lightning_adastate.caches.base import Cache, split_oldest
 from lightning_adastate.chunk_plan import Plan, place_frames, plan_chunk
-from lightning_adastate.chunk_run import ChunkRun, KVGradient, Scratch, close_chunk
+from lightning_adastate.chunk_run import ChunkRun, KVGradient, close_chunk
 from lightning_adastate.denoising import denoise
 from lightning_adastate.flow import add_noise
 from lightning_adastate.noise import CounterNoise, NoiseSource
 from lightning_adastate.schedules.base import CLEAN_PASS, AfterExit, Pass, Schedule
+from lightning_adastate.scratch import Scratch
 from lightning_adastate.types import BackboneOutput, Chunk, Event, StreamState
 
 
@@ -364,7 +365,7 @@ class Streamer(nn.Module):
         births = tuple(range(state.first_frame - count, state.first_frame))
         plan = place_frames(self.anchor, self.cache, state.anchor, (), births)
         run = self._run(state, plan)
-        out = run.forward(latents_BFCHW, latents_BFCHW.new_zeros(1, count), return_kv=True)
+        out = run.forward(latents_BFCHW, (0.0,) * count, return_kv=True)
         assert out.kv is not None
         return replace(state, blocks=(replace(out.kv, births=births),))
 
@@ -394,7 +395,7 @@ class Streamer(nn.Module):
                 clean = add_noise(clean, run.draw_live(step), how.input_sigma)
             out = run.forward(
                 clean,
-                clean.new_full((1, clean.shape[1]), how.timestep),
+                (how.timestep,) * clean.shape[1],
                 return_kv=True,
                 reads_anchor=how.reads_anchor,
                 reads_window=how.reads_window,

@@ -23,9 +23,20 @@ class TextKV(NamedTuple):
     value_LBSND: tuple[Tensor, ...]
 
 
+class TimeEmbedding(NamedTuple):
+    """What a backbone makes of the timesteps of a pass; the same for every chunk of a stream.
+
+    Args:
+        parts: The backbone's own tensors, ``[B or 1, F, ...]`` each.
+    """
+
+    parts: tuple[Tensor, ...]
+
+
 class Window(NamedTuple):
     """What a pass may read: rotated context keys and values, with room behind them.
 
+    ``is_steady`` says that it has the shape of the chunk before, so a compiled pass fits.
     ``num_tokens`` tokens are context. Where ``has_room`` is set (inference), the tensors are longer:
     the backbone puts the live frames' keys and values into that room, which is scratch, instead of
     copying the context in every layer and pass.
@@ -35,6 +46,7 @@ class Window(NamedTuple):
     value_LBSND: Tensor
     num_tokens: int
     has_room: bool
+    is_steady: bool = False
 
 
 class LivePositions(NamedTuple):
@@ -214,6 +226,19 @@ class VideoBatch(TypedDict):
     prompts: list[str]
 
 
+class TrajectoryBatch(TypedDict):
+    """Solutions of a teacher's ODE, noisiest state first, the clean end last.
+
+    ``latents`` is ``[B, K, F, C, H, W]``; ``sigmas`` ``[B, K]`` are the noise levels of the states, the last 0.
+    ``context`` ``[B, F, C, H, W]`` are the real clips whose past the teacher saw clean, if it did.
+    """
+
+    latents: Tensor
+    sigmas: Tensor
+    context: Tensor | None
+    prompts: list[str]
+
+
 class LossOutput(NamedTuple):
     """A scalar to minimise, and detached scalars to log."""
 
@@ -235,7 +260,9 @@ __all__ = [
     "Positions",
     "StreamState",
     "TextKV",
+    "TimeEmbedding",
     "TokenPlaces",
+    "TrajectoryBatch",
     "VideoBatch",
     "Window",
     "WindowFrames",

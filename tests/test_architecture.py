@@ -30,6 +30,7 @@ RANKS = {
     "video": 2,
     "checkpoints": 3,
     "pictures": 3,
+    "scratch": 3,
     "streamer": 3,
     "chunk_plan": 3,
     "chunk_run": 3,

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 
 from torch import Tensor, nn
 
-from lightning_adastate.types import BackboneOutput, LivePositions, TextKV, Window
+from lightning_adastate.types import BackboneOutput, LivePositions, TextKV, TimeEmbedding, Window
 
 
 class Backbone(nn.Module, ABC):
@@ -33,6 +35,10 @@ class Backbone(nn.Module, ABC):
         """Return cross-attention keys and values of raw text embeddings ``[B, S, D]``, once per prompt."""
 
     @abstractmethod
+    def embed_time(self, timestep_BF: Tensor) -> TimeEmbedding:
+        """Return what timesteps ``[B or 1, F]`` become, once per kind of pass of a stream."""
+
+    @abstractmethod
     def forward(
         self,
         latents_BFCHW: Tensor,
@@ -45,6 +51,7 @@ class Backbone(nn.Module, ABC):
         clean_latents_BFCHW: Tensor | None = None,
         return_kv: bool = False,
         return_query: bool = False,
+        time: TimeEmbedding | None = None,
     ) -> BackboneOutput:
         """Predict velocity for every frame.
 
@@ -59,4 +66,20 @@ class Backbone(nn.Module, ABC):
                 timestep 0 and the same positions; ``mask_FF`` then covers both halves.
             return_kv: Also return the frames' raw keys and values of all layers.
             return_query: Also return their raw queries, for anchors that select by attention.
+            time: What ``embed_time`` made of ``timestep_BF``; ``None`` makes it here.
         """
+
+    def weight_slots(self, names: Collection[str]) -> dict[str, Tensor]:
+        """Return the tensors that a file of weights fills, by their names there, sharing memory.
+
+        A backbone that wraps another returns that one's, under its own names.
+
+        Args:
+            names: The names in the file.
+        """
+        del names
+        return self.state_dict()
+
+    def plain_copy(self) -> Backbone:
+        """Return a copy with plain weights: what an adapter does is merged in."""
+        return copy.deepcopy(self)

@@ -31,15 +31,19 @@ def diffusion_forcing_mask(chunks: Sequence[int], *, window_frames: int | None =
     return mask
 
 
-def teacher_forcing_mask(chunks: Sequence[int]) -> Tensor:
+def teacher_forcing_mask(chunks: Sequence[int], *, window_frames: int | None = None) -> Tensor:
     """Mask a sequence of clean frames followed by noisy ones, ``[2F, 2F]``.
 
     Clean frames are block-causal among themselves. A noisy frame sees its own noisy chunk and the
     clean frames of the chunks before.
+
+    Args:
+        chunks: Chunk sizes in order.
+        window_frames: See only this many frames, counted back from the end of the own chunk.
     """
     ids = chunk_ids(chunks)
     own = ids[:, None] == ids[None, :]
-    before = ids[:, None] > ids[None, :]
+    before = diffusion_forcing_mask(chunks, window_frames=window_frames) & ~own
     clean = torch.cat([own | before, torch.zeros_like(own)], dim=1)
     noisy = torch.cat([before, own], dim=1)
     return torch.cat([clean, noisy])

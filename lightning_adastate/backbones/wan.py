@@ -6,132 +6,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from lightning_adastate.backbones.attention import AttentionBackend, attend, check_backend
+from lightning_adastate.backbones.attention import AttentionBackend, check_backend
 from lightning_adastate.backbones.base import Backbone
 from lightning_adastate.backbones.masks import token_mask
-from lightning_adastate.rope import RopeTable, rope_table, rotate, split_pairs
-from lightning_adastate.types import KV, BackboneOutput, LivePositions, TextKV, Window
+from lightning_adastate.backbones.wan_block import WanBlock, WanHead, compiled_block
+from lightning_adastate.rope import rope_table, split_pairs
+from lightning_adastate.types import (
+    KV,
+    BackboneOutput,
+    LivePositions,
+    TextKV,
+    TimeEmbedding,
+    Window,
+)
 
 MAX_PERIOD = 10000.0
 """Longest period of the sinusoidal timestep embedding."""
-
-
-class RMSNorm(nn.Module):
-    """Normalise over the whole model dimension: float32 inside, cast before the weight (as Wan does)."""
-
-    def __init__(self, dim: int, eps: float) -> None:
-        super().__init__()
-        self.eps = eps
-        self.weight = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the normalised input in its own dtype."""
-        wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
-        normed: Tensor = (wide * scale).to(x.dtype) * self.weight
-        return normed
-
-
-class WanAttention(nn.Module):
-    """Hold the projections and qk-norms of one attention, self or cross."""
-
-    def __init__(self, dim: int, num_heads: int, eps: float, backend: AttentionBackend) -> None:
-        super().__init__()
-        self.num_heads = num_heads
-        self.backend: AttentionBackend = backend
-        self.q = nn.Linear(dim, dim)
-        self.k = nn.Linear(dim, dim)
-        self.v = nn.Linear(dim, dim)
-        self.o = nn.Linear(dim, dim)
-        self.norm_q = RMSNorm(dim, eps)
-        self.norm_k = RMSNorm(dim, eps)
-
-    def query(self, x_BSE: Tensor) -> Tensor:
-        """Return normalised queries ``[B, S, N, D]``."""
-        return self._heads(self.norm_q(self.q(x_BSE)))
-
-    def key_value(self, x_BSE: Tensor) -> tuple[Tensor, Tensor]:
-        """Return normalised keys and values ``[B, S, N, D]``, not rotated."""
-        return self._heads(self.norm_k(self.k(x_BSE))), self._heads(self.v(x_BSE))
-
-    def output(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-        """Attend and project, ``[B, S, E]``."""
-        mixed = attend(query, key, value, mask_SK=mask, backend=self.backend)
-        out: Tensor = self.o(mixed.flatten(2))
-        return out
-
-    def _heads(self, x_BSE: Tensor) -> Tensor:
-        heads: Tensor = x_BSE.unflatten(-1, (self.num_heads, -1))
-        return heads
-
-
-class WanBlock(nn.Module):
-    """One transformer block with per-frame modulation."""
-
-    def __init__(
-        self, dim: int, ffn_dim: int, num_heads: int, eps: float, backend: AttentionBackend
-    ) -> None:
-        super().__init__()
-        self.norm1 = nn.LayerNorm(dim, eps, elementwise_affine=False)
-        self.self_attn = WanAttention(dim, num_heads, eps, backend)
-        self.norm3 = nn.LayerNorm(dim, eps)
-        self.cross_attn = WanAttention(dim, num_heads, eps, backend)
-        self.norm2 = nn.LayerNorm(dim, eps, elementwise_affine=False)
-        self.ffn = nn.Sequential(
-            nn.Linear(dim, ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(ffn_dim, dim)
-        )
-        self.modulation = nn.Parameter(torch.randn(1, 6, dim) / dim**0.5)
-
-    def forward(
-        self,
-        x_BSE: Tensor,
-        modulation_BF6E: Tensor,
-        tables: tuple[RopeTable, RopeTable],
-        text: tuple[Tensor, Tensor],
-        context: tuple[Tensor, Tensor, int, bool] | None,
-        mask_SK: Tensor | None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the tokens after the block, and the raw keys, values and queries ``[B, S, N, D]``."""
-        frames = modulation_BF6E.shape[1]
-        shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (
-            (self.modulation + modulation_BF6E).unsqueeze(3).unbind(2)
-        )
-
-        normed = _modulate(self.norm1(x_BSE), frames, shift_a, scale_a)
-        raw_query = self.self_attn.query(normed)
-        query = rotate(raw_query, tables[0])
-        raw_key, value = self.self_attn.key_value(normed)
-        key, values = _join(context, rotate(raw_key, tables[1]), value)
-        mixed = self.self_attn.output(query, key, values, mask_SK)
-        x_BSE = x_BSE + _gate(mixed, frames, gate_a)
-
-        query = self.cross_attn.query(self.norm3(x_BSE))
-        x_BSE = x_BSE + self.cross_attn.output(query, *text, None)
-
-        fed = self.ffn(_modulate(self.norm2(x_BSE), frames, shift_f, scale_f))
-        return x_BSE + _gate(fed, frames, gate_f), raw_key, value, raw_query
-
-
-class WanHead(nn.Module):
-    """Final norm, per-frame modulation and projection to patches."""
-
-    def __init__(self, dim: int, out_features: int, eps: float) -> None:
-        super().__init__()
-        self.norm = nn.LayerNorm(dim, eps, elementwise_affine=False)
-        self.head = nn.Linear(dim, out_features)
-        self.modulation = nn.Parameter(torch.randn(1, 2, dim) / dim**0.5)
-
-    def forward(self, x_BSE: Tensor, time_BFE: Tensor) -> Tensor:
-        """Return ``[B, S, out_features]``."""
-        shift, scale = (self.modulation + time_BFE.unsqueeze(2)).unsqueeze(3).unbind(2)
-        out: Tensor = self.head(_modulate(self.norm(x_BSE), time_BFE.shape[1], shift, scale))
-        return out
 
 
 class WanTransformer(Backbone):
@@ -154,6 +51,8 @@ class WanTransformer(Backbone):
         attention: ``sdpa`` is PyTorch's own; ``flash`` insists on FlashAttention; ``auto`` takes it
             where it applies.
         checkpoint_activations: Recompute each block in the backward pass to save memory.
+        compile_blocks: ``steady`` compiles a block with torch.compile and uses it once the window of a
+            stream is full; training and the first chunks run plain.
 
     Raises:
         ValueError: If sizes do not divide, or the attention asked for is not available.
@@ -174,6 +73,7 @@ class WanTransformer(Backbone):
         eps: float = 1e-6,
         attention: AttentionBackend = "sdpa",
         checkpoint_activations: bool = False,
+        compile_blocks: Literal["never", "steady"] = "never",
     ) -> None:
         super().__init__()
         if dim % num_heads:
@@ -191,6 +91,7 @@ class WanTransformer(Backbone):
         self.freq_dim = freq_dim
         self.patch_size = patch_size
         self.checkpoint_activations = checkpoint_activations
+        self.compile_blocks: Literal["never", "steady"] = compile_blocks
         patch = self.patch_size[1] * self.patch_size[2]
         self.patch_embedding = nn.Conv3d(in_channels, dim, self.patch_size, self.patch_size)
         self.text_embedding = nn.Sequential(
@@ -255,6 +156,7 @@ class WanTransformer(Backbone):
         clean_latents_BFCHW: Tensor | None = None,
         return_kv: bool = False,
         return_query: bool = False,
+        time: TimeEmbedding | None = None,
     ) -> BackboneOutput:
         """Predict velocity; see ``Backbone.forward``."""
         frames = latents_BFCHW.shape[1]
@@ -264,6 +166,7 @@ class WanTransformer(Backbone):
         if clean_latents_BFCHW is not None:
             latents_BFCHW = torch.cat([clean_latents_BFCHW, latents_BFCHW], dim=1)
             timestep_BF = torch.cat([torch.zeros_like(timestep_BF), timestep_BF], dim=1)
+            time = None
             positions = LivePositions(positions.query * 2, positions.key * 2)
         tables = tuple(
             rope_table(tuple(float(p) for p in part), *grid, self.head_dim, latents_BFCHW.device)
@@ -273,13 +176,17 @@ class WanTransformer(Backbone):
         if mask_FF is not None:
             mask_SK = token_mask(mask_FF.to(latents_BFCHW.device), grid[0] * grid[1])
         x_BSE = self._patchify(latents_BFCHW)
-        time_BFE, modulation = self._embed_time(timestep_BF, x_BSE.dtype)
+        time_BFE, modulation = (self.embed_time(timestep_BF) if time is None else time).parts
+        steady = window is not None and window.is_steady
+        compiled = compiled_block() if steady and self.compile_blocks == "steady" else None
         keys, values, queries = [], [], []
         for layer, block in enumerate(self._blocks()):
             layer_text = (text.key_LBSND[layer], text.value_LBSND[layer])
             args = (x_BSE, modulation, tables, layer_text, _layer(window, layer), mask_SK)
             if self.checkpoint_activations and torch.is_grad_enabled():
                 x_BSE, key, value, query = checkpoint(block, *args, use_reentrant=False)
+            elif compiled is not None:
+                x_BSE, key, value, query = compiled(block, *args)
             else:
                 x_BSE, key, value, query = block(*args)
             if return_kv:
@@ -309,13 +216,15 @@ class WanTransformer(Backbone):
         x = x.unflatten(-1, (patch_h, patch_w, -1))
         return x.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
 
-    def _embed_time(self, timestep_BF: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    def embed_time(self, timestep_BF: Tensor) -> TimeEmbedding:
+        """Return the time embedding ``[B, F, E]`` and the modulation of all blocks ``[B, F, 6, E]``."""
+        dtype = self.patch_embedding.weight.dtype
         half = self.freq_dim // 2
         exponent = torch.arange(half, dtype=torch.float64, device=timestep_BF.device) / half
         angle = timestep_BF.double().unsqueeze(-1) * MAX_PERIOD**-exponent
         waves = torch.cat([angle.cos(), angle.sin()], dim=-1).to(dtype)
         time_BFE = self.time_embedding(waves)
-        return time_BFE, self.time_projection(time_BFE).unflatten(-1, (6, -1))
+        return TimeEmbedding((time_BFE, self.time_projection(time_BFE).unflatten(-1, (6, -1))))
 
     def _initialise(self) -> None:
         """Initialise as Wan does: Xavier for linear layers, small embeddings, a zero head."""
@@ -331,19 +240,6 @@ class WanTransformer(Backbone):
         nn.init.zeros_(self.head.head.weight)
 
 
-def _modulate(x_BSE: Tensor, frames: int, shift_BF1E: Tensor, scale_BF1E: Tensor) -> Tensor:
-    """Scale and shift the tokens of each frame."""
-    return torch.addcmul(shift_BF1E, x_BSE.unflatten(1, (frames, -1)), 1 + scale_BF1E).flatten(
-        1, 2
-    )
-
-
-def _gate(x_BSE: Tensor, frames: int, gate_BF1E: Tensor) -> Tensor:
-    """Multiply the tokens of each frame."""
-    framed: Tensor = x_BSE.unflatten(1, (frames, -1))
-    return (framed * gate_BF1E).flatten(1, 2)
-
-
 def _layer(window: Window | None, layer: int) -> tuple[Tensor, Tensor, int, bool] | None:
     """Return one layer's context keys and values, their token count, and whether there is room."""
     if window is None:
@@ -354,21 +250,6 @@ def _layer(window: Window | None, layer: int) -> tuple[Tensor, Tensor, int, bool
         window.num_tokens,
         window.has_room,
     )
-
-
-def _join(
-    context: tuple[Tensor, Tensor, int, bool] | None, key_BSND: Tensor, value_BSND: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Put the live keys and values behind the context's: into its room, or in a new tensor."""
-    if context is None:
-        return key_BSND, value_BSND
-    context_key, context_value, tokens, has_room = context
-    if not has_room:
-        return torch.cat([context_key, key_BSND], 1), torch.cat([context_value, value_BSND], 1)
-    end = tokens + key_BSND.shape[1]
-    context_key[:, tokens:end].copy_(key_BSND)
-    context_value[:, tokens:end].copy_(value_BSND)
-    return context_key[:, :end], context_value[:, :end]
 
 
 def _stack(keys: list[Tensor], values: list[Tensor], frames: int) -> KV:

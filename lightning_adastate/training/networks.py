@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
 
 from torch import Tensor
@@ -17,8 +16,8 @@ from lightning_adastate.losses import Velocity
 def build_network(
     factory: Callable[[], Backbone] | None, like: Backbone, weights: str | None
 ) -> Backbone:
-    """Build a network, or copy ``like`` where there is no factory; then load its weights."""
-    network = copy.deepcopy(like) if factory is None else factory()
+    """Build a network, or copy ``like`` (without an adapter) where there is no factory; then load its weights."""
+    network = like.plain_copy() if factory is None else factory()
     if weights is not None:
         load_into(network, weights)
     return network
