@@ -48,7 +48,9 @@ class PlainStream:
         self.cache: list[list[tuple[Tensor, Tensor]]] = [[] for _ in range(model.num_layers)]
 
     @torch.no_grad()
-    def stream(self, text_BSE: Tensor, latent: tuple[int, int, int], seed: int = 0) -> Iterator[Tensor]:
+    def stream(
+        self, text_BSE: Tensor, latent: tuple[int, int, int], seed: int = 0
+    ) -> Iterator[Tensor]:
         noise, chunk, size = CounterNoise(), 0, self.schedule.chunk_frames
 
         def draw(step: int) -> Tensor:
@@ -61,7 +63,7 @@ class PlainStream:
                 keep = self.budget - self.sink - size
                 for frames in self.cache:
                     frames[:] = frames[: self.sink] + frames[len(frames) - keep :]
-            live = draw(0)
+            live = x0 = draw(0)
             for index, how in enumerate(self.schedule.passes(chunk)):
                 if how.kind == "commit":
                     self.forward(x0, 0.0, text_BSE, write=True)
@@ -82,7 +84,9 @@ class PlainStream:
         for layer, block in enumerate(model._blocks()):
             parts = (block.modulation + modulation).unsqueeze(3).unbind(2)
             shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = parts
-            normed = (block.norm1(x).unflatten(1, (frames, -1)) * (1 + scale_a) + shift_a).flatten(1, 2)
+            normed = (block.norm1(x).unflatten(1, (frames, -1)) * (1 + scale_a) + shift_a).flatten(
+                1, 2
+            )
             query = block.self_attn.query(normed)
             key, value = block.self_attn.key_value(normed)
             cached = self.cache[layer]
@@ -95,8 +99,12 @@ class PlainStream:
             embedded = model.text_embedding(text)
             pair = block.cross_attn.key_value(embedded)
             x = x + block.cross_attn.output(block.cross_attn.query(block.norm3(x)), *pair, None)
-            fed = (block.norm2(x).unflatten(1, (frames, -1)) * (1 + scale_f) + shift_f).flatten(1, 2)
+            fed = (block.norm2(x).unflatten(1, (frames, -1)) * (1 + scale_f) + shift_f).flatten(
+                1, 2
+            )
             x = x + (block.ffn(fed).unflatten(1, (frames, -1)) * gate_f).flatten(1, 2)
             if write:
-                cached += zip(key.split(grid[0] * grid[1], 1), value.split(grid[0] * grid[1], 1))
+                tokens = grid[0] * grid[1]
+                pairs = zip(key.split(tokens, 1), value.split(tokens, 1), strict=True)
+                cached += pairs
         return model._unpatchify(model.head(x, time), frames, grid)

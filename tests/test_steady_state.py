@@ -1,0 +1,182 @@
+"""What a stream may not do once its window is full: wait for the device, allocate more, change shapes."""
+
+import logging
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny import LATENT, golden_backbone, text
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from lightning_adastate.anchors import (
+    AdaptiveAnchor,
+    CompressedAnchor,
+    EMAAnchor,
+    SelectedAnchor,
+    StaticAnchor,
+    TriangularAnchor,
+)
+from lightning_adastate.backbones import wan_block
+from lightning_adastate.caches import RelativisticCache
+from lightning_adastate.schedules import DiagonalSchedule, FewStepSchedule, RollingSchedule
+from lightning_adastate.scratch import Scratch
+from lightning_adastate.streamer import Streamer
+
+ANCHORS = {
+    "static": StaticAnchor(1),
+    "EMA": EMAAnchor(1),
+    "triangular": TriangularAnchor(3, bank_frames=6),
+    "adaptive": AdaptiveAnchor(1),
+    "selected": SelectedAnchor(1, num_selected=1),
+    "compressed": CompressedAnchor(1, num_packed=2, bank_frames=4, stride=(2, 2)),
+}
+SCHEDULES = {
+    "few": FewStepSchedule(3),
+    "diagonal": DiagonalSchedule(3),
+    "rolling": RollingSchedule(1, steps=(1000, 500)),
+}
+SYNCS = {
+    "aten._local_scalar_dense",
+    "aten.nonzero",
+    "aten.item",
+    "aten.unique2",
+    "aten.masked_select",
+}
+
+
+class Watch(TorchDispatchMode):
+    """Note every operation, and the operations that would wait for a GPU."""
+
+    def __init__(self):
+        super().__init__()
+        self.calls = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        shape = tuple(out.shape) if isinstance(out, torch.Tensor) else None
+        self.calls.append((func.name().removesuffix(".default").replace("::", "."), shape))
+        return out
+
+
+def model(anchor, schedule="few"):
+    return Streamer(
+        golden_backbone(),
+        anchor=ANCHORS[anchor],
+        cache=RelativisticCache(window_frames=6),
+        schedule=SCHEDULES[schedule],
+    )
+
+
+def watched(streamer, chunks, warm=6):
+    """Operations of each chunk after the window is full."""
+    state = streamer.start(text(), latent_shape=LATENT)
+    scratch, seen = Scratch(), []
+    with torch.no_grad():
+        for index in range(warm + chunks):
+            with Watch() as watch:
+                state = streamer.step(state, scratch=scratch).state
+            if index >= warm:
+                seen.append(watch.calls)
+    return seen
+
+
+@pytest.mark.parametrize("anchor", ANCHORS)
+def test_no_operation_waits_for_the_device(anchor):
+    for calls in watched(model(anchor), 3):
+        assert not SYNCS & {name for name, _ in calls}
+
+
+@pytest.mark.parametrize("schedule", ["diagonal", "rolling"])
+def test_no_schedule_makes_one_wait(schedule):
+    for calls in watched(model("static", schedule), 3):
+        assert not SYNCS & {name for name, _ in calls}
+
+
+@pytest.mark.parametrize("anchor", ["static", "adaptive", "EMA", "compressed"])
+def test_every_chunk_of_a_full_window_does_the_same_operations_on_the_same_shapes(anchor):
+    first, *rest = watched(model(anchor), 3)
+    assert all(calls == first for calls in rest)
+
+
+def test_the_window_is_rotated_once_per_chunk_and_no_pass_joins_it():
+    """The context has 24 tokens, 42 with the live ones; a join would have one of both."""
+    (calls,) = watched(model("static"), 1)
+    context, whole = 4 * 6, 7 * 6
+    cats = [shape for name, shape in calls if name == "aten.cat" and shape]
+    joined = [shape for shape in cats if context in shape or whole in shape]
+    assert joined == []
+
+
+def test_constants_are_made_once_per_stream():
+    streamer = model("static")
+    embeds = []
+    original = streamer.backbone.embed_time
+    streamer.backbone.embed_time = lambda timestep: embeds.append(1) or original(timestep)
+    list(streamer.stream(streamer.start(text(), latent_shape=LATENT), 8))
+    assert len(embeds) == 5  # four denoise passes and the clean one
+
+
+def test_a_stream_with_scratch_equals_one_without():
+    streamer = model("adaptive")
+    state = streamer.start(text(2), latent_shape=LATENT)
+    with torch.no_grad():
+        plain = state
+        for chunk in streamer.stream(state, 6):
+            step = streamer.step(plain)
+            plain = step.state
+            torch.testing.assert_close(step.latents_BFCHW, chunk.latents_BFCHW, rtol=0, atol=2e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("anchor", ["static", "adaptive"])
+def test_a_compiled_stream_equals_the_plain_one_without_graph_breaks_or_recompiling(anchor):
+    streamer = model(anchor)
+    state = streamer.start(text(), latent_shape=LATENT)
+    plain = list(streamer.stream(state, 9))
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    wan_block.compiled_block.cache_clear()
+    streamer.backbone.compile_blocks = "steady"
+    compiled = list(streamer.stream(state, 9))
+    assert not wan_block.compiled_block().failed
+    for a, b in zip(plain, compiled, strict=True):
+        torch.testing.assert_close(a.latents_BFCHW, b.latents_BFCHW, rtol=0, atol=1e-5)
+    counters = torch._dynamo.utils.counters
+    assert counters["stats"]["unique_graphs"] <= 2
+    assert not counters["graph_break"]
+
+
+def test_where_compiling_fails_blocks_run_plain_with_one_warning(monkeypatch, caplog):
+    streamer = model("static")
+    state = streamer.start(text(), latent_shape=LATENT)
+    plain = list(streamer.stream(state, 6))
+    wan_block.compiled_block.cache_clear()
+
+    def broken(*args):
+        raise RuntimeError("no compiler here")
+
+    monkeypatch.setattr(wan_block.compiled_block(), "compiled", broken)
+    streamer.backbone.compile_blocks = "steady"
+    with caplog.at_level(logging.WARNING):
+        compiled = list(streamer.stream(state, 6))
+    wan_block.compiled_block.cache_clear()
+    assert torch.equal(plain[-1].latents_BFCHW, compiled[-1].latents_BFCHW)
+    assert caplog.text.count("no compiler here") == 1
+
+
+def test_what_is_wrong_with_the_input_is_not_blamed_on_the_compiler(monkeypatch):
+    streamer = model("static")
+    *_, chunk = streamer.stream(streamer.start(text(), latent_shape=LATENT), 5)
+    wan_block.compiled_block.cache_clear()
+
+    def broken(*args):
+        raise RuntimeError("as the plain block would")
+
+    monkeypatch.setattr(wan_block.compiled_block(), "compiled", broken)
+    monkeypatch.setattr(wan_block.WanBlock, "forward", broken)
+    streamer.backbone.compile_blocks = "steady"
+    scratch = Scratch()
+    with torch.no_grad(), pytest.raises(RuntimeError, match="as the plain block would"):
+        streamer.step(replace(chunk.state), scratch=scratch)
+    assert not wan_block.compiled_block().failed
+    wan_block.compiled_block.cache_clear()
