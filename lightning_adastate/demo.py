@@ -78,14 +78,15 @@ def main(args: Sequence[str] | None = None) -> int:
 
     from lightning_adastate.anchors import AdaptiveAnchor
     from lightning_adastate.checkpoints import load_into
+    from lightning_adastate.cli.arm import Variation
     from lightning_adastate.cli.compare import build, run_compare, write_files
     from lightning_adastate.cli.tables import print_tables, wide_console
 
     setting = build(["--config=toy/compare", *(["--episodes=4"] if chosen.quick else [])])
-    before = {BEFORE: AdaptiveAnchor(1)}
+    before = {BEFORE: Variation(anchor=AdaptiveAnchor(1))}
     _, unfitted = run_compare(setting.module, setting.world, before, **setting.numbers)
     load_into(setting.module.streamer.backbone, checkpoint)
-    truth, arms = run_compare(setting.module, setting.world, setting.anchors, **setting.numbers)
+    truth, arms = run_compare(setting.module, setting.world, setting.arms, **setting.numbers)
     console = wide_console()
     print_tables({**arms, **unfitted}, console)
     write_files(truth, arms, setting.world, chosen.output, num_given=setting.numbers["num_given"])

@@ -9,12 +9,35 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from lightning_adastate.anchors import Anchor
+from lightning_adastate.caches import Cache
 from lightning_adastate.metrics import PanScores
+from lightning_adastate.noise import NoiseSource
+from lightning_adastate.schedules import Schedule
+
+
+@dataclass(frozen=True)
+class Variation:
+    """What an arm has of its own; ``None`` is the model's.
+
+    Args:
+        anchor: What stands in front of the window.
+        cache: Which frames stay, and all temporal indices.
+        schedule: Chunk size and passes; all arms must have the model's chunk size.
+        noise: Source of the noise.
+        weights: Backbone weights: a file, or a name shipped with the package.
+    """
+
+    anchor: Anchor | None = None
+    cache: Cache | None = None
+    schedule: Schedule | None = None
+    noise: NoiseSource | None = None
+    weights: str | None = None
 
 
 @dataclass(frozen=True)
 class Arm:
-    """What one anchor did.
+    """What one arm did.
 
     Args:
         video_BFCHW: The stream, given frames first.

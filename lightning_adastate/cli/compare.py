@@ -1,9 +1,10 @@
-"""compare: the same weights, prompts, given frames and noise, streamed with several anchors."""
+"""compare: the same weights, prompts, given frames and noise, streamed with several mechanisms."""
 
 # Shapes: B episodes, F frames, C colour, H W height / width in pixels, K chunks.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from lightning_adastate.anchors import Anchor
 from lightning_adastate.checkpoints import load_into
-from lightning_adastate.cli.arm import Arm
+from lightning_adastate.cli.arm import Arm, Variation
 from lightning_adastate.cli.loading import import_families
 from lightning_adastate.cli.outputs import output_folder
 from lightning_adastate.cli.parser import SentenceParser
@@ -27,9 +28,9 @@ from lightning_adastate.metrics import pan_scores
 from lightning_adastate.training import StreamModule
 from lightning_adastate.worlds import PanEpisodes, PanWorld, decode_pan
 
-DESCRIPTION = """Stream PanWorld with several anchors from the same weights, prompts, given frames and
-noise, score every arm against the exact truth, and write a table, a plot, a side-by-side video and a
-contact sheet. Arms differ in nothing but `anchors`; see configs/toy/compare.yaml."""
+DESCRIPTION = """Stream PanWorld with several mechanisms from the same prompts, given frames and noise, score
+every arm against the exact truth, and write a table, a plot, a side-by-side video and a contact sheet. Arms
+differ in their anchor alone (`anchors`, see configs/toy/compare.yaml) or in what they name (`arms`)."""
 
 
 class Numbers(TypedDict):
@@ -50,6 +51,9 @@ def compare_parser() -> ArgumentParser:
     parser.add_argument(
         "--anchors", type=dict[str, Anchor], help="Arms: a name and an anchor each."
     )
+    parser.add_argument(
+        "--arms", type=dict[str, Variation], help="Arms: a name and what differs from the model."
+    )
     parser.add_argument("--weights", type=str | None, help="Weights instead of `model.weights`.")
     parser.add_argument("--episodes", type=int, default=64, help="Paired episodes per arm.")
     parser.add_argument("--horizons", type=list[int], default=[21, 126], help="Lengths in frames.")
@@ -60,7 +64,7 @@ def compare_parser() -> ArgumentParser:
 
 
 def check_numbers(
-    anchors: Mapping[str, Anchor],
+    arms: Mapping[str, Variation],
     episodes: int,
     horizons: Sequence[int],
     num_given: int,
@@ -71,8 +75,8 @@ def check_numbers(
     Raises:
         ValueError: Naming the value.
     """
-    if not anchors:
-        raise ValueError("`anchors` must name at least one arm")
+    if not arms:
+        raise ValueError("`anchors` must name at least one arm, or `arms`")
     if episodes < 2:
         raise ValueError(f"`episodes` must be 2 or more, got {episodes}")
     if num_given < 1 or seed < 0:
@@ -124,17 +128,25 @@ def run_arm(
     )
 
 
-def with_anchor(module: StreamModule, anchor: Anchor) -> StreamModule:
-    """Return a module that streams with another anchor and shares everything else."""
+def with_variation(module: StreamModule, varied: Variation) -> StreamModule:
+    """Return a module that streams with what the arm names and shares everything else.
+
+    Raises:
+        ValueError: If the arm's parts or weights do not fit.
+    """
     streamer = module.streamer
+    backbone = streamer.backbone
+    if varied.weights is not None:
+        backbone = copy.deepcopy(backbone)
+        load_into(backbone, varied.weights)
     return StreamModule(
-        streamer.backbone,
-        anchor=anchor,
-        cache=streamer.cache,
-        schedule=streamer.schedule,
+        backbone,
+        anchor=streamer.anchor if varied.anchor is None else varied.anchor,
+        cache=streamer.cache if varied.cache is None else varied.cache,
+        schedule=streamer.schedule if varied.schedule is None else varied.schedule,
         codec=module.codec,
         text_encoder=module.text_encoder,
-        noise=streamer.noise,
+        noise=streamer.noise if varied.noise is None else varied.noise,
         frame_size=module.frame_size,
     )
 
@@ -142,7 +154,7 @@ def with_anchor(module: StreamModule, anchor: Anchor) -> StreamModule:
 def run_compare(
     module: StreamModule,
     world: PanWorld,
-    anchors: Mapping[str, Anchor],
+    variations: Mapping[str, Variation],
     *,
     episodes: int = 64,
     horizons: Sequence[int] = (21, 126),
@@ -154,18 +166,19 @@ def run_compare(
     Raises:
         ValueError: If there is nothing to compare.
     """
-    check_numbers(anchors, episodes, horizons, num_given, seed)
+    check_numbers(variations, episodes, horizons, num_given, seed)
     if (world.height, world.width) != tuple(module.frame_size):
         raise ValueError(
             f"`world` is {world.height} x {world.width} pixels, `model.frame_size` is "
             f"{module.frame_size[0]} x {module.frame_size[1]}; make them the same"
         )
+    modules = {name: with_variation(module, varied) for name, varied in variations.items()}
     truth = world.episodes(episodes, max(horizons), seed=seed)
     arms = {}
     with Progress(transient=True) as progress:
-        for name, anchor in anchors.items():
+        for name, arm in modules.items():
             arms[name] = run_arm(
-                with_anchor(module, anchor),
+                arm,
                 world,
                 truth,
                 horizons=horizons,
@@ -185,11 +198,11 @@ def _hero_error(world: PanWorld, video_BFCHW: Tensor, episodes: PanEpisodes) -> 
 
 @dataclass(frozen=True)
 class Setting:
-    """A parsed comparison: what streams, in which world, and with which anchors."""
+    """A parsed comparison: what streams, in which world, and in which arms."""
 
     module: StreamModule
     world: PanWorld
-    anchors: dict[str, Anchor]
+    arms: dict[str, Variation]
     numbers: Numbers
     output: Path
 
@@ -209,7 +222,11 @@ def build(args: Sequence[str] | None) -> Setting:
     module: StreamModule = built.model
     if config.weights is not None:
         load_into(module.streamer.backbone, config.weights)
-    return Setting(module, built.world, built.anchors or {}, numbers, config.output)
+    arms = {name: Variation(anchor) for name, anchor in (built.anchors or {}).items()}
+    own = built.arms or {}
+    if arms.keys() & own.keys():
+        raise ValueError(f"`anchors` and `arms` both name {min(arms.keys() & own.keys())!r}")
+    return Setting(module, built.world, {**arms, **own}, numbers, config.output)
 
 
 def write_files(
@@ -231,9 +248,7 @@ def main(args: Sequence[str] | None = None) -> int:
     """Parse, stream every arm, print and write."""
     setting = build(args)
     with output_folder(setting.output):
-        truth, arms = run_compare(
-            setting.module, setting.world, setting.anchors, **setting.numbers
-        )
+        truth, arms = run_compare(setting.module, setting.world, setting.arms, **setting.numbers)
         print_tables(arms, wide_console())
         num_given = setting.numbers["num_given"]
         write_files(truth, arms, setting.world, setting.output, num_given=num_given)

@@ -28,7 +28,7 @@ def print_tables(arms: Mapping[str, Arm], console: Console) -> None:
     first, *others = arms
     for frames, scores in arms[first].scores.items():
         title = f"{frames} frames, {len(scores.slope)} paired episodes (mean +- standard error)"
-        table = _table(title, "anchor")
+        table = _table(title, "arm")
         table.add_row("[dim]ideal[/dim]", *(f"[dim]{PAN_IDEAL[key]:.2f}[/dim]" for key in SHOWN))
         for name, arm in arms.items():
             table.add_row(name, *(_cell(getattr(arm.scores[frames], key)) for key in SHOWN))
@@ -79,7 +79,7 @@ def write_csv(arms: Mapping[str, Arm], path: Path) -> None:
     """Write every score of every episode."""
     with path.open("w", newline="") as handle:
         writer = csv.writer(handle)
-        writer.writerow(["anchor", "frames", "episode", *PanScores._fields])
+        writer.writerow(["arm", "frames", "episode", *PanScores._fields])
         for name, arm in arms.items():
             for frames, scores in arm.scores.items():
                 rows = torch.stack(scores, dim=1).tolist()

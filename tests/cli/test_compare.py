@@ -37,6 +37,11 @@ MISTAKES = {
     ),
     "size": (["--world.height=16"], "`world` is 16 x 16 pixels, `model.frame_size` is 8 x 16"),
     "folder": (["--output=file/results"], "cannot make the folder 'file/results'"),
+    "both": (["--arms={none: {}}"], "`anchors` and `arms` both name 'none'"),
+    "arm that does not fit": (
+        ["--arms={x: {cache: {class_path: SlidingCache, init_args: {window_frames: 2}}}}"],
+        "`window_frames` 2 is smaller than a chunk of 3",
+    ),
     "key": (["--config=key.yaml"], "there is no option 'modle'; did you mean model?"),
     "another verb's recipe": (["--config=toy/adastate"], "for example toy/compare"),
     "weights": (["--weights=none.safetensors"], "there is no weights file 'none.safetensors'"),
@@ -65,3 +70,23 @@ def test_arms_are_swapped_and_changed_on_the_command_line(capsys):
     assert {row.split(",")[0] for row in rows[1:]} == {"short", "none"}
     assert main(["compare", *SMALL, arms, *more, "--print_config"]) == 0
     assert "ReplacementAnchor\n    init_args:\n      num_frames: 1\n" in capsys.readouterr().out
+
+
+def test_arms_may_differ_in_cache_schedule_noise_and_weights():
+    Path("arms.yaml").write_text(
+        """
+anchors: {none: {class_path: StaticAnchor, init_args: {num_frames: 0}}}
+arms:
+  same: {}
+  repeated: {noise: RepeatedNoise}
+  rolling:
+    cache: {class_path: RelativisticCache, init_args: {window_frames: 9}}
+    schedule: {class_path: RollingSchedule, init_args: {steps: [1000, 500], shift: 1.0}}
+"""
+    )
+    assert main(["compare", *SMALL, "--config=arms.yaml", "--output=results"]) == 0
+    rows = [row.split(",") for row in Path("results/scores.csv").read_text().splitlines()[1:]]
+    scores = {name: [row[1:] for row in rows if row[0] == name] for name in ("none", "same")}
+    assert scores["none"] == scores["same"]
+    assert {row[0] for row in rows} == {"none", "same", "repeated", "rolling"}
+    assert scores["none"] != [row[1:] for row in rows if row[0] == "repeated"]
