@@ -90,7 +90,7 @@ class ClipData(VideoFolderData):
         super().__init__(
             ".", clip_frames=frames, height=height, width=width, batch_size=batch_size
         )
-        self.train_clips, self.val_clips = Clips(count, frames), Clips(val_count, frames)
+        self.train_rows, self.val_rows = Clips(count, frames), Clips(val_count, frames)
 
 
 def trainer(path, **options) -> Trainer:

@@ -121,7 +121,7 @@ def test_ranks_see_disjoint_videos(folder):
     clips.setup()
     seen = []
     for rank in range(3):
-        sampler = ClipSampler(clips.train_clips, num_replicas=3, rank=rank, seed=0)
+        sampler = ClipSampler(clips.train_rows, num_replicas=3, rank=rank, seed=0)
         sampler.set_epoch(2)
         seen.append([draw.video for draw in sampler])
     assert [len(one) for one in seen] == [3, 3, 3]
@@ -131,9 +131,9 @@ def test_ranks_see_disjoint_videos(folder):
 def test_a_video_is_cut_at_the_same_place_on_any_number_of_ranks(folder):
     data = make(folder)
     data.setup()
-    alone = dict(ClipSampler(data.train_clips, seed=5))
+    alone = dict(ClipSampler(data.train_rows, seed=5))
     for rank in range(2):
-        for video, number in ClipSampler(data.train_clips, num_replicas=2, rank=rank, seed=5):
+        for video, number in ClipSampler(data.train_rows, num_replicas=2, rank=rank, seed=5):
             assert alone[video] == number
 
 
