@@ -107,18 +107,31 @@ class DMDLoss(GeneratorLoss):
         video = video_BFCHW.detach()
         with torch.no_grad():
             teacher_x0, critic_x0 = self.scores(video, networks, draw, given_frames)
-            gradient = dmd_gradient(
-                video,
-                teacher_x0,
-                critic_x0,
-                given_frames=given_frames,
-                normaliser=self.normaliser,
-            )
             weights = self.weights(video, reweight)
-        loss = dmd_loss(video_BFCHW, gradient, weights, given_frames=given_frames)
+        return self.surrogate(
+            video_BFCHW, teacher_x0, critic_x0, weights, given_frames=given_frames
+        )
+
+    def surrogate(
+        self,
+        video_BFCHW: Tensor,
+        teacher_x0_BFCHW: Tensor,
+        critic_x0_BFCHW: Tensor,
+        weights_BF: Tensor,
+        *,
+        given_frames: int,
+    ) -> LossOutput:
+        """Return the loss whose gradient at the video is the weighted DMD gradient of those answers."""
+        gradient = dmd_gradient(
+            video_BFCHW.detach(),
+            teacher_x0_BFCHW,
+            critic_x0_BFCHW,
+            given_frames=given_frames,
+            normaliser=self.normaliser,
+        )
+        loss = dmd_loss(video_BFCHW, gradient, weights_BF, given_frames=given_frames)
         free = gradient[:, given_frames:]
-        logs = {"dmd_gradient": free.square().mean().sqrt().float()}
-        return LossOutput(loss, logs)
+        return LossOutput(loss, {"dmd_gradient": free.square().mean().sqrt().float()})
 
     def scores(
         self, video_BFCHW: Tensor, networks: Networks, draw: NoiseDraw, given_frames: int
