@@ -3,5 +3,12 @@
 from lightning_adastate.callbacks.exact_resume import ExactResume
 from lightning_adastate.callbacks.graceful_stop import GracefulStop
 from lightning_adastate.callbacks.loss_weighting import HorizonRamp, LossWeightingCallback
+from lightning_adastate.callbacks.reward_weighting import RewardWeighting
 
-__all__ = ["ExactResume", "GracefulStop", "HorizonRamp", "LossWeightingCallback"]
+__all__ = [
+    "ExactResume",
+    "GracefulStop",
+    "HorizonRamp",
+    "LossWeightingCallback",
+    "RewardWeighting",
+]
