@@ -91,6 +91,7 @@ def test_the_page_has_what_is_tested_here():
         "my_anchors.py",
         "my_caches.py",
         "my_callbacks.py",
+        "my_rewards.py",
         "mine.yaml",
     } <= set(FILES)
     assert [words[0] for words in COMMANDS] == ["fit", "generate", "fit"]
@@ -160,3 +161,18 @@ def test_the_callback_changes_what_is_learnt():
     with_callback = trained(overlay)
     assert torch.equal(trained(overlay), with_callback)
     assert not torch.equal(trained(overlay.replace("gain: 0.5", "gain: 0.0")), with_callback)
+
+
+def test_the_reward_likes_calm_clips():
+    reward = outside("my_rewards.CalmReward")(0.5)
+    still, moving = torch.zeros(1, 3, 3, 4, 4), torch.zeros(1, 3, 3, 4, 4)
+    moving[:, 1] = 1.0
+    assert reward(torch.cat([still, moving]), ["a", "b"]).tolist() == [0.0, -2.0]
+
+
+def test_the_reward_changes_what_is_learnt():
+    weighing = "{class_path: RewardWeighting, init_args: {reward: my_rewards.CalmReward, beta: %s}}"
+    overlay = "trainer:\n  callbacks+:\n    - %s\n"
+    with_reward = trained(overlay % (weighing % 2.0))
+    without = trained(overlay % (weighing % 0.0))
+    assert not torch.equal(with_reward, without)
