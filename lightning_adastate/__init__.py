@@ -35,10 +35,10 @@ _HOMES = {
     "TriangularAnchor": "anchors",
     "VocabularyEncoder": "text",
     "WanTransformer": "backbones",
-    "load_into": "checkpoints",
+    "load_into": "weights",
     "load_module": "cli.loading",
     "load_stream_state": "checkpoints",
-    "load_weights": "checkpoints",
+    "load_weights": "weights",
     "save_stream_state": "checkpoints",
 }
 

@@ -11,14 +11,9 @@ from tiny import GOLDEN, LATENT, golden_backbone, streamer, text
 
 from lightning_adastate.anchors import AdaptiveAnchor, EMAAnchor, TriangularAnchor
 from lightning_adastate.caches import RelativisticCache
-from lightning_adastate.checkpoints import (
-    load_anchor,
-    load_into,
-    load_stream_state,
-    load_weights,
-    save_stream_state,
-)
+from lightning_adastate.checkpoints import load_stream_state, save_stream_state
 from lightning_adastate.types import Event
+from lightning_adastate.weights import load_anchor, load_into, load_weights
 
 CONTINUE = """
 import sys, torch

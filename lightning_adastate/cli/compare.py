@@ -16,7 +16,6 @@ from rich.progress import Progress
 from torch import Tensor
 
 from lightning_adastate.anchors import Anchor
-from lightning_adastate.checkpoints import load_into
 from lightning_adastate.cli.arm import Arm, Variation
 from lightning_adastate.cli.loading import import_families
 from lightning_adastate.cli.outputs import output_folder
@@ -26,6 +25,7 @@ from lightning_adastate.cli.shipped import resolve_arguments
 from lightning_adastate.cli.tables import print_tables, wide_console, write_csv
 from lightning_adastate.metrics import pan_scores
 from lightning_adastate.training import StreamModule
+from lightning_adastate.weights import load_into
 from lightning_adastate.worlds import PanEpisodes, PanWorld, decode_pan
 
 DESCRIPTION = """Stream PanWorld with several mechanisms from the same prompts, given frames and noise, score

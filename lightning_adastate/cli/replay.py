@@ -18,12 +18,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from lightning_adastate.checkpoints import load_into
 from lightning_adastate.cli.parser import SentenceParser
 from lightning_adastate.noise import NoiseKey, NoiseSource, RecordedNoise
 from lightning_adastate.rope import rope_table, rotate
 from lightning_adastate.streamer import Streamer
 from lightning_adastate.types import KV, Chunk, Event, StreamState
+from lightning_adastate.weights import load_into
 
 DESCRIPTION = """Replay recorded noise and draws and compare the latents and caches with the record.
 

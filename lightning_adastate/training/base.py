@@ -15,13 +15,13 @@ from torch import Tensor
 from lightning_adastate.anchors import Anchor
 from lightning_adastate.backbones import Backbone
 from lightning_adastate.caches import Cache
-from lightning_adastate.checkpoints import load_anchor, load_into
 from lightning_adastate.codecs import Codec
 from lightning_adastate.noise import NoiseSource
 from lightning_adastate.schedules import Schedule
 from lightning_adastate.streamer import Scratch, Streamer
 from lightning_adastate.text import TextEncoder
 from lightning_adastate.types import Chunk, Event, StreamState, VideoBatch
+from lightning_adastate.weights import load_anchor, load_into
 
 FROZEN = ("codec.", "text_encoder.", "teacher.")
 """Modules that are not saved: their weights come from where the configuration says."""

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from torch import Tensor
 
 from lightning_adastate.backbones import Backbone
-from lightning_adastate.checkpoints import load_into
 from lightning_adastate.losses import Velocity
+from lightning_adastate.weights import load_into
 
 
 def build_network(
