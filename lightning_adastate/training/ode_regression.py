@@ -1,0 +1,262 @@
+"""ODE regression: a few-step causal generator learns where a teacher's ODE ends (CausVid, Causal Forcing)."""
+
+# Shapes: B batch, K states, G chunks, F frames, C channels, H W latent height / width.
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from lightning_adastate.anchors import Anchor
+from lightning_adastate.backbones import Backbone
+from lightning_adastate.caches import Cache
+from lightning_adastate.codecs import Codec
+from lightning_adastate.flow import NUM_TIMESTEPS, velocity_to_x0
+from lightning_adastate.noise import NoiseSource
+from lightning_adastate.rollouts.base import generated_chunks
+from lightning_adastate.schedules import Schedule
+from lightning_adastate.streamer import Streamer
+from lightning_adastate.text import TextEncoder
+from lightning_adastate.training.one_loss import OneLoss
+from lightning_adastate.training.optimization import Optimization
+from lightning_adastate.training.parallel import Context, Reads, causal_mask, masked_velocity
+from lightning_adastate.training.pretraining import Draws
+from lightning_adastate.types import TrajectoryBatch
+
+REGRESSION = Optimization(lr=2e-6, betas=(0.9, 0.999))
+"""Defaults of the public CausVid, Self-Forcing and Causal-Forcing code."""
+
+SAME_SIGMA = 2e-3
+"""A state this near to a step's noise level is that step's."""
+
+
+class Choice(NamedTuple):
+    """A state a chunk may start from: its place in the trajectory, and what the network is asked at."""
+
+    state: int
+    timestep: float
+    sigma: float
+
+
+class ODERegression(OneLoss):
+    """Regress the clean end of a teacher's ODE from its states at the generator's own noise levels.
+
+    One parallel forward over the clip; every chunk starts from a state of its own. With ``context: noisy``
+    chunks see the earlier noisy ones and the trajectories are a bidirectional teacher's: the init of CausVid
+    (arXiv 2412.07772) and of Self-Forcing. With ``context: clean`` they see the real clip's earlier chunks, as
+    the autoregressive teacher did that made the trajectories: causal ODE distillation (Causal Forcing).
+
+    Args:
+        backbone: Predicts velocity; starts from the teacher's weights.
+        anchor: What stands in front of the window when this model streams; not shown in this stage.
+        cache: Which frames stay, and all temporal indices.
+        schedule: Chunk size and passes: their noise levels are those that are trained.
+        codec: Latents to pixels and back; frozen.
+        text_encoder: Prompts to embeddings; frozen.
+        context: The past a chunk sees.
+        reads: How much of it: what the cache keeps, or everything (the papers, 21 frames).
+        draw: Draw a state for every chunk, or one for a whole clip (public Causal-Forcing code).
+        clean_probability: Share of chunks that are left clean, without loss, so that later chunks learn to read
+            a clean past, as a stream's is. CausVid has 0.25, Self-Forcing 0. Only with ``context: noisy``.
+        context_frames: First frames that were given to the teacher: clean, without loss. Whole chunks.
+        off_schedule: What happens if the trajectories lack a noise level of the schedule: they are refused, or
+            all their states are trained, at levels which streaming does not ask.
+        optimization: How the network is optimised.
+        accumulate: Batches per optimiser step.
+        seed: Of everything drawn in training.
+        noise: Source of the stream's noise; ``None`` is ``CounterNoise``.
+        frame_size: Height and width of the video in pixels.
+        weights: File to initialise the backbone from: a path, or a name shipped with the package.
+        ema_decay: Keep an average of the network with this decay; ``None`` keeps none.
+
+    Raises:
+        ValueError: If a number is out of range or two arguments exclude each other; in training, if the
+            trajectories are not of this kind or not at these noise levels.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        *,
+        anchor: Anchor,
+        cache: Cache,
+        schedule: Schedule,
+        codec: Codec,
+        text_encoder: TextEncoder,
+        context: Context = "noisy",
+        reads: Reads = "all",
+        draw: Literal["chunk", "clip"] = "chunk",
+        clean_probability: float = 0.0,
+        context_frames: int = 0,
+        off_schedule: Literal["refuse", "train"] = "refuse",
+        optimization: Optimization = REGRESSION,
+        accumulate: int = 1,
+        seed: int = 0,
+        noise: NoiseSource | None = None,
+        frame_size: tuple[int, int] = (480, 832),
+        weights: str | None = None,
+        ema_decay: float | None = None,
+    ) -> None:
+        super().__init__(
+            backbone,
+            anchor=anchor,
+            cache=cache,
+            schedule=schedule,
+            codec=codec,
+            text_encoder=text_encoder,
+            optimization=optimization,
+            accumulate=accumulate,
+            seed=seed,
+            noise=noise,
+            frame_size=frame_size,
+            weights=weights,
+            ema_decay=ema_decay,
+        )
+        if not 0.0 <= clean_probability < 1.0:
+            raise ValueError(f"`clean_probability` must be in [0, 1), got {clean_probability}")
+        if clean_probability and context == "clean":
+            raise ValueError(
+                f"`clean_probability` {clean_probability} has no use with `context: clean`, whose past "
+                "is always clean; leave it at 0"
+            )
+        if context_frames < 0:
+            raise ValueError(f"`context_frames` must be 0 or more, got {context_frames}")
+        if context_frames:
+            schedule.chunks_of(context_frames)
+        self.context: Context = context
+        self.reads: Reads = reads
+        self.draw: Literal["chunk", "clip"] = draw
+        self.clean_probability = clean_probability
+        self.context_frames = context_frames
+        self.off_schedule: Literal["refuse", "train"] = off_schedule
+
+    def training_step(self, batch: TrajectoryBatch, batch_idx: int) -> None:
+        """Back-propagate one batch, and step if the optimiser step is whole."""
+        del batch_idx
+        draws = self.draws_of(self.batches_seen, "training")
+        self.step_on(self.errors(self.generator, batch, draws))
+
+    def scores(self, batch: TrajectoryBatch, batch_idx: int) -> dict[str, Tensor]:  # type: ignore[override]
+        """Return the same numbers of what will be used for streaming, on draws that never change."""
+        return self.errors(self.streamer, batch, self.draws_of(batch_idx, "validation"))
+
+    def errors(
+        self, streamer: Streamer, batch: TrajectoryBatch, draws: Draws
+    ) -> dict[str, Tensor]:
+        """Return the mean squared error of the clean end, over the frames that carry loss.
+
+        Args:
+            streamer: Whose network is asked.
+            batch: Trajectories.
+            draws: Where random numbers come from.
+        """
+        states = batch["latents"].float()
+        target = states[:, -1]
+        num_frames = target.shape[1]
+        self._check(batch)
+        chunks = streamer.schedule.chunks_of(num_frames)
+        choices = self.choices(batch["sigmas"][0].tolist(), len(chunks))
+        picked = self._pick(choices, chunks, target.shape[0], draws.own)
+        index_BF, timestep_BF, sigma_BF = (part.to(target.device) for part in picked)
+        rows = torch.arange(target.shape[0], device=target.device)[:, None]
+        noisy = states[rows, index_BF, torch.arange(num_frames, device=target.device)]
+        velocity = masked_velocity(
+            streamer.backbone,
+            self.encode_text(batch["prompts"]),
+            causal_mask(streamer, num_frames, self.context, self.reads),
+            batch["context"].float()
+            if self.context == "clean" and batch["context"] is not None
+            else None,
+        )
+        x0 = velocity_to_x0(velocity(noisy, timestep_BF), noisy, sigma_BF)
+        error_BF = (x0.float() - target).square().mean(dim=(2, 3, 4))
+        loss_BF = (sigma_BF > 0.0).float()
+        return {"loss": (error_BF * loss_BF).sum() / loss_BF.sum().clamp(min=1.0)}
+
+    def choices(self, sigmas: list[float], num_chunks: int) -> list[list[Choice]]:
+        """Return the states each chunk may start from: those at its own passes' noise levels.
+
+        Args:
+            sigmas: The trajectories' levels, the last 0.
+            num_chunks: Chunks of a clip; chunk 0 may have steps of its own.
+
+        Raises:
+            ValueError: If the schedule has a level that the trajectories lack.
+        """
+        if self.off_schedule == "train":
+            every = [Choice(i, s * NUM_TIMESTEPS, s) for i, s in enumerate(sigmas[:-1])]
+            return [every] * num_chunks
+        found = []
+        for chunk in range(num_chunks):
+            passes = self.generator.schedule.passes(chunk)
+            steps = [how for how in passes if how.kind == "denoise"]
+            matched = []
+            for how in steps:
+                gaps = [abs(sigma - how.sigma) for sigma in sigmas[:-1]]
+                nearest = gaps.index(min(gaps))
+                if gaps[nearest] > SAME_SIGMA:
+                    have = ", ".join(f"{sigma * NUM_TIMESTEPS:.1f}" for sigma in sigmas[:-1])
+                    raise ValueError(
+                        f"the schedule denoises at timestep {how.timestep:.1f}, the trajectories have "
+                        f"{have}; make trajectories for this schedule, change its steps or shift, or "
+                        "set `model.off_schedule` to train"
+                    )
+                matched.append(Choice(nearest, how.timestep, sigmas[nearest]))
+            found.append(matched)
+        return found
+
+    def _pick(
+        self,
+        choices: list[list[Choice]],
+        chunks: tuple[int, ...],
+        rows: int,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draw every chunk's state: its index, timestep and noise level, ``[B, F]`` each."""
+        groups = len(chunks) if self.draw == "chunk" else 1
+        drawn = torch.rand(rows, groups, generator=generator).expand(-1, len(chunks))
+        clean = torch.rand(rows, len(chunks), generator=generator) < self.clean_probability
+        given = (
+            len(self.generator.schedule.chunks_of(self.context_frames))
+            if self.context_frames
+            else 0
+        )
+        clean[:, :given] = True
+        columns = []
+        for chunk, allowed in enumerate(choices):
+            table = torch.tensor([*allowed, Choice(-1, 0.0, 0.0)], dtype=torch.float64)
+            index = (drawn[:, chunk] * len(allowed)).long().masked_fill(clean[:, chunk], -1)
+            columns.append(table[index])
+        picked = torch.stack(columns, dim=1).repeat_interleave(torch.tensor(chunks), dim=1)
+        return picked[..., 0].long(), picked[..., 1].float(), picked[..., 2].float()
+
+    def _check(self, batch: TrajectoryBatch) -> None:
+        """Refuse trajectories of another kind than this stage is set to.
+
+        Raises:
+            ValueError: Naming the setting.
+        """
+        states, given = batch["latents"], self.context_frames
+        if self.context == "clean" and batch["context"] is None:
+            raise ValueError(
+                "`context: clean` needs the real clips, which these trajectories lack; make them with "
+                "`teacher: teacher_forcing`, or set `model.context` to noisy"
+            )
+        if self.context == "noisy" and batch["context"] is not None:
+            raise ValueError(
+                "these trajectories are of a teacher that saw a clean past; set `model.context` to clean"
+            )
+        generated_chunks(self.generator.schedule, states.shape[2], given)
+        if given and not torch.equal(states[:, 0, :given], states[:, -1, :given]):
+            raise ValueError(
+                f"`context_frames` is {given}, but the trajectories' first frames were not given to the "
+                "teacher; set it to 0, or make them with `context_frames`"
+            )
+
+    def predict_step(self, batch: TrajectoryBatch, batch_idx: int) -> Tensor:  # type: ignore[override]
+        """Return streams of the batch's prompts, as long as its clips: pixels ``[B, F, 3, H, W]``."""
+        frames = self.codec.pixel_frames(batch["latents"].shape[2])
+        video = torch.empty(len(batch["prompts"]), frames, 0)
+        return super().predict_step({"video": video, "prompts": batch["prompts"]}, batch_idx)
