@@ -1,57 +1,33 @@
 """Draw the window of a chunk as anchor and cache lay it out: python docs/draw_window.py docs/window.png
 
-Nothing is drawn by hand: a tiny stream runs to the chunk and its plan is asked.
+Nothing is drawn by hand: a stream of symbols runs to the chunk, and what it was given is read back.
 """
 
 import argparse
 
 import matplotlib as mpl
-import torch
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.patches import FancyBboxPatch
 
 from lightning_adastate.anchors import AdaptiveAnchor, StaticAnchor
-from lightning_adastate.backbones import WanTransformer
 from lightning_adastate.caches import RelativisticCache
+from lightning_adastate.layout import lay_out
 from lightning_adastate.schedules import FewStepSchedule
-from lightning_adastate.streamer import Streamer
 
 COLORS = {"anchor": "#c8553d", "state": "#f0a868", "cached": "#6c8ead", "live": "#8fb996"}
 
 
 def layout(anchor, chunk):
     """Return (kind, temporal index, label) of every frame chunk ``chunk`` sees."""
-    torch.manual_seed(0)
-    backbone = WanTransformer(
-        12,
-        ffn_dim=8,
-        num_heads=1,
-        num_layers=1,
-        in_channels=1,
-        freq_dim=4,
-        text_dim=2,
-        text_tokens=1,
-    )
-    cache = RelativisticCache(window_frames=6)
-    model = Streamer(backbone, anchor=anchor, cache=cache, schedule=FewStepSchedule(3))
-    state = model.start(torch.zeros(1, 1, 2), latent_shape=(1, 2, 2))
-    for _ in model.stream(state, chunk):
-        state = _.state
-    plan = model._plan(state, None)
-    state_index, live_index = (
-        plan.positions.live.key[: plan.num_state],
-        plan.positions.live.key[plan.num_state :],
-    )
-    births = [birth for block in plan.kept for birth in block.births]
-    shown = [f"state {chunk - 1}"] if plan.num_state else ["frame 0"]
-    return [
-        *(("anchor", i, name) for i, name in zip(plan.positions.anchor, shown, strict=False)),
-        *(("state", i, f"state {chunk}") for i in state_index),
-        *(("cached", i, f"frame {b}") for i, b in zip(plan.positions.cached, births, strict=True)),
-        *(("live", i, f"frame {state.first_frame + n}") for n, i in enumerate(live_index)),
-    ]
+    laid = lay_out(anchor, RelativisticCache(window_frames=6), FewStepSchedule(3), chunk + 1)
+    cells = []
+    for slot in laid[chunk].passes[0].slots:
+        ((label, _),) = slot.shares
+        name = f"state {label.chunk}" if label.kind == "state" else f"frame {label.number}"
+        cells.append((slot.role, round(slot.first), name))
+    return cells
 
 
 def main():

@@ -25,8 +25,11 @@ MODEL_VERBS = {
 """Verbs that take a recipe; they need Lightning, which is imported only for them."""
 
 SMALL_VERBS = {
+    "layout": "show which frames each chunk of a configuration attends to, where they stand, and the cost",
     "compare": "stream the same weights, prompts and noise with several anchors, and score them",
+    "convert": "turn weights of any known format into Wan's, diffusers' or Self-Forcing's",
     "replay": "run another implementation's recorded case through our loop, and compare",
+    "trajectories": "solve a teacher's ODE and store its states, for ODERegression",
 }
 """Verbs with a parser of their own: the module ``cli.<verb>`` has ``main(args) -> int``."""
 
