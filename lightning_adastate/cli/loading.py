@@ -28,6 +28,8 @@ FAMILIES = (
     "losses",
     "metrics",
     "noise",
+    "rewards",
+    "rollouts",
     "schedules",
     "text",
     "training",

@@ -2,15 +2,19 @@
 
 from lightning_adastate.training.base import StreamModule, VideoChunk
 from lightning_adastate.training.causal_flow_matching import CausalFlowMatching
+from lightning_adastate.training.consistency import ConsistencyDistillation
 from lightning_adastate.training.flow_matching import FlowMatching
 from lightning_adastate.training.hooks import FrameWeightHook
+from lightning_adastate.training.ode_regression import ODERegression
 from lightning_adastate.training.optimization import Optimization
 from lightning_adastate.training.self_forcing import SelfForcing
 
 __all__ = [
     "CausalFlowMatching",
+    "ConsistencyDistillation",
     "FlowMatching",
     "FrameWeightHook",
+    "ODERegression",
     "Optimization",
     "SelfForcing",
     "StreamModule",

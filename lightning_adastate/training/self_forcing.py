@@ -5,6 +5,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -17,20 +19,17 @@ from lightning_adastate.caches import Cache
 from lightning_adastate.codecs import Codec
 from lightning_adastate.losses import CriticLoss, GeneratorLoss, Networks
 from lightning_adastate.noise import NoiseSource
+from lightning_adastate.rollouts import FreshRollouts, Request, Rollout, Rollouts
+from lightning_adastate.rollouts.base import denoise_count
 from lightning_adastate.schedules import Schedule
-from lightning_adastate.streamer import KVGradient, Streamer
+from lightning_adastate.streamer import KVGradient
 from lightning_adastate.text import TextEncoder
+from lightning_adastate.training.carrying import CarryingModule
+from lightning_adastate.training.chunkwise import Backward, check_gradients, chunk_losses
 from lightning_adastate.training.hooks import apply_frame_weights
-from lightning_adastate.training.manual import ManualModule
 from lightning_adastate.training.networks import build_network, velocity_of
 from lightning_adastate.training.optimization import Optimization
 from lightning_adastate.training.randomness import fold_seed, generator_of
-from lightning_adastate.training.rollout import (
-    Rollout,
-    generated_chunks,
-    last_pass,
-    roll_out,
-)
 from lightning_adastate.types import VideoBatch
 
 GENERATOR = Optimization()
@@ -38,13 +37,14 @@ CRITIC = Optimization(lr=4e-7)
 """Defaults of the public Self-Forcing code."""
 
 
-class SelfForcing(ManualModule):
+class SelfForcing(CarryingModule):
     """Distil a bidirectional teacher into a few-step stream, on the stream's own output.
 
     Each batch: every ``generator_interval``-th one rolls out ``num_frames`` frames with the very step that
     streaming uses, leaving all chunks at one random denoise pass, the only one with a graph, and steps the
     generator along the loss; then the critic learns flow matching on a rollout. ``global_step`` counts
-    generator steps.
+    generator steps. ``rollouts`` names other ways to come by the video; validation always scores complete
+    fresh ones.
 
     Args:
         backbone: The generator's network.
@@ -71,6 +71,10 @@ class SelfForcing(ManualModule):
         exit_step: ``random`` leaves at any denoise pass, ``last`` always at the last.
         kv_gradient: What cached keys and values pass back between chunks: ``detach`` nothing,
             ``straight_through`` as public code, ``state`` and ``all`` back-propagate.
+        rollouts: How the video comes to be that is scored; ``None`` is ``FreshRollouts``.
+        backward: ``whole`` keeps the graph of all chunks; ``chunks`` rolls out without one, then makes each
+            chunk again and back-propagates it with its part of the loss's gradient: the same gradients in
+            the memory of one chunk, for up to twice the rollout's time.
         optimization: How the generator is optimised; anchor parameters included.
         critic_optimization: How the critic is optimised; its schedule counts its own optimiser steps, warm-up
             included.
@@ -83,7 +87,8 @@ class SelfForcing(ManualModule):
             from it; ``None`` keeps none.
 
     Raises:
-        ValueError: If frames are no whole chunks, numbers are out of range, or guidance lacks its prompt.
+        ValueError: If frames are no whole chunks, numbers are out of range, guidance lacks its prompt, or
+            something flows between chunks that are to be back-propagated one by one.
     """
 
     def __init__(
@@ -110,6 +115,8 @@ class SelfForcing(ManualModule):
         critic_warmup: int = 0,
         exit_step: Literal["random", "last"] = "random",
         kv_gradient: KVGradient = "detach",
+        rollouts: Rollouts | None = None,
+        backward: Backward = "whole",
         optimization: Optimization = GENERATOR,
         critic_optimization: Optimization = CRITIC,
         accumulate: int = 1,
@@ -150,7 +157,9 @@ class SelfForcing(ManualModule):
             raise ValueError(
                 "guidance needs a `negative_prompt`; give one or set the loss's `guidance` to 0"
             )
-        self.num_chunks = generated_chunks(schedule, num_frames, context_frames)
+        self.rollouts = FreshRollouts() if rollouts is None else rollouts
+        self.rollouts.check(self.generator, num_frames, context_frames)
+        check_gradients(backward, kv_gradient, anchor, schedule)
         self.loss = loss
         self.critic_loss = critic_loss
         self.build_teacher = teacher
@@ -168,6 +177,7 @@ class SelfForcing(ManualModule):
         self.critic_warmup = critic_warmup
         self.exit_step: Literal["random", "last"] = exit_step
         self.kv_gradient: KVGradient = kv_gradient
+        self.backward_by: Backward = backward
         self.critic_optimization = critic_optimization
 
     def setup(self, stage: str) -> None:
@@ -179,6 +189,11 @@ class SelfForcing(ManualModule):
         self.critic = build_network(self.build_critic, self.teacher, self.critic_weights)
         self.teacher.eval().requires_grad_(requires_grad=False)
         self.critic.requires_grad_(requires_grad=True)
+
+    @property
+    def carries(self) -> bool:
+        """Whether a rollout goes on from the last one."""
+        return self.rollouts.carries
 
     # -- one batch ------------------------------------------------------------------------------
 
@@ -196,24 +211,29 @@ class SelfForcing(ManualModule):
     def training_step(self, batch: VideoBatch, batch_idx: int) -> None:
         """Let the generator learn where it is its turn, then the critic."""
         del batch_idx
-        text_BSD, given = self.encode_batch(batch)
-        rollout = self.learn_generator(text_BSD, given) if self.is_generator_turn else None
-        self.learn_critic(text_BSD, given, rollout)
+        text_BSD, clip = self.encode_batch(batch)
+        rollout = self.learn_generator(text_BSD, clip) if self.is_generator_turn else None
+        self.learn_critic(text_BSD, clip, rollout)
         self.log_step()
         self.batches_seen += 1
 
-    def learn_generator(self, text_BSD: Tensor, given_BFCHW: Tensor | None) -> Rollout:
+    def learn_generator(self, text_BSD: Tensor, clip_BFCHW: Tensor | None) -> Rollout:
         """Roll out with gradients, score, back-propagate, and step if the optimiser step is whole."""
-        rollout = self.rollout(text_BSD, given_BFCHW, "generator")
-        draw = self.loss.draw(rollout.video_BFCHW, self.generator_for("generator loss"))
+        chunkwise = self.backward_by == "chunks"
+        with torch.set_grad_enabled(not chunkwise):
+            rollout = self.rollout(text_BSD, clip_BFCHW, "generator", keep_takes=chunkwise)
+        video = rollout.video_BFCHW.detach().requires_grad_() if chunkwise else rollout.video_BFCHW
+        draw = self.loss.draw(video, self.generator_for("generator loss"))
         out = self.loss(
-            rollout.video_BFCHW,
-            self.networks(text_BSD),
+            video,
+            self.networks(rollout.text_BSD),
             draw,
-            given_frames=self.context_frames,
-            reweight=self.reweight,
+            given_frames=rollout.given_frames,
+            reweight=partial(self.reweight, silent_frames=rollout.silent_frames),
         )
-        self.manual_backward(out.loss / self.accumulate)
+        loss = out.loss / self.accumulate
+        for part in chunk_losses(loss, video, rollout) if chunkwise else [loss]:
+            self.manual_backward(part)
         self.log("train/loss_dmd", out.loss.detach(), prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in out.logs.items()})
         if self.completes_step:
@@ -221,19 +241,19 @@ class SelfForcing(ManualModule):
         return rollout
 
     def learn_critic(
-        self, text_BSD: Tensor, given_BFCHW: Tensor | None, rollout: Rollout | None
+        self, text_BSD: Tensor, clip_BFCHW: Tensor | None, rollout: Rollout | None
     ) -> None:
         """Let the critic follow the generator, on the rollout it is handed or on a new one."""
         if rollout is None or self.critic_rollout == "fresh":
             with torch.no_grad():
-                rollout = self.rollout(text_BSD, given_BFCHW, "critic")
-        video = rollout.video_BFCHW.detach()
+                rollout = self.rollout(text_BSD, clip_BFCHW, "critic")
+        video, given = rollout.video_BFCHW.detach(), rollout.given_frames
         assert self.critic is not None
         optimizer = self.critic_optimizer()
         for index in range(self.critic_steps):
             draw = self.critic_loss.draw(video, self.generator_for(f"critic loss {index}"))
-            critic = velocity_of(self.critic, text_BSD)
-            loss = self.critic_loss(video, critic, draw, given_frames=self.context_frames).loss
+            critic = velocity_of(self.critic, rollout.text_BSD)
+            loss = self.critic_loss(video, critic, draw, given_frames=given).loss
             self.manual_backward(loss / self.accumulate)
             if self.completes_step:
                 norm = self.critic_optimization.prepare(optimizer, self.steps_begun)
@@ -241,50 +261,60 @@ class SelfForcing(ManualModule):
                 optimizer.zero_grad()
                 self.log("train/grad_norm_critic", norm)
         self.log("train/loss_critic", loss.detach(), prog_bar=True)
-        self.log(f"train/loss_critic_exit{rollout.exit_step}", loss.detach())
+        if rollout.exit_step is not None:
+            self.log(f"train/loss_critic_exit{rollout.exit_step}", loss.detach())
 
     def rollout(
         self,
         text_BSD: Tensor,
-        given_BFCHW: Tensor | None,
+        clip_BFCHW: Tensor | None,
         phase: str,
-        streamer: Streamer | None = None,
-        draw_exit: bool = True,
+        *,
+        keep_takes: bool = False,
     ) -> Rollout:
-        """Generate ``num_frames`` frames with the step that streaming uses.
+        """Make a video to score, and keep what the next one goes on from.
 
         Its noise is a pure function of (seed, batches seen, phase) and of the row's identity over all
         ranks, so a resumed run repeats it and no two ranks share it.
 
         Args:
             text_BSD: Text embeddings; the generator's text keys and values are part of the graph.
-            given_BFCHW: Clean first frames, or ``None``.
+            clip_BFCHW: Latents of the clips' first frames, as many as are needed, or ``None``.
             phase: What it is for.
-            streamer: Who generates; ``None`` is the generator in training.
-            draw_exit: Draw where chunks are left; otherwise they are complete.
+            keep_takes: Also say how its frames are made again.
         """
-        streamer = self.generator if streamer is None else streamer
-        schedule = streamer.schedule
-        state = streamer.start(
-            text_BSD,
+        request = replace(
+            self.request(text_BSD, clip_BFCHW, phase),
+            exit_of=lambda schedule, chunk: self.draw_exit_step(phase, chunk, schedule),
+            keep_takes=keep_takes,
+            carried=self.carried,
+        )
+        made = self.rollouts.make(request)
+        self.carried = made.carried
+        return made
+
+    def request(self, text_BSD: Tensor, clip_BFCHW: Tensor | None, phase: str) -> Request:
+        """Return the request for complete chunks; ``phase`` names what it is for."""
+        return Request(
+            streamer=self.generator,
+            codec=self.codec,
+            text_BSD=text_BSD,
+            clip_BFCHW=clip_BFCHW,
+            num_frames=self.num_frames,
+            context_frames=self.context_frames,
             latent_shape=self.codec.latent_shape(*self.frame_size),
             seed=fold_seed(self.seed, self.batches_seen, phase),
-            stream_ids=[self.global_rank * 2**32 + row for row in range(text_BSD.shape[0])],
-        )
-        return roll_out(
-            streamer,
-            state,
-            given_BFCHW,
-            self.num_chunks,
-            exit_of=lambda chunk: (
-                self.draw_exit_step(phase, chunk) if draw_exit else last_pass(schedule, chunk)
-            ),
+            stream_ids=tuple(self.global_rank * 2**32 + row for row in range(text_BSD.shape[0])),
+            own=lambda what: self.generator_for(f"{phase} {what}"),
+            shared=lambda what: self.generator_for(f"{phase} {what}", all_ranks_alike=True),
+            exit_of=None,
             kv_gradient=self.kv_gradient,
         )
 
-    def draw_exit_step(self, phase: str, chunk: int) -> int:
+    def draw_exit_step(self, phase: str, chunk: int, schedule: Schedule | None = None) -> int:
         """Draw the pass at which chunks like ``chunk`` are left: one for all rows, chunks and ranks."""
-        last = last_pass(self.generator.schedule, chunk)
+        schedule = self.generator.schedule if schedule is None else schedule
+        last = denoise_count(schedule, chunk) - 1
         if self.exit_step == "last":
             return last
         generator = self.generator_for(f"{phase} exit {min(chunk, 1)}", all_ranks_alike=True)
@@ -307,39 +337,47 @@ class SelfForcing(ManualModule):
 
     @torch.no_grad()
     def encode_batch(self, batch: VideoBatch) -> tuple[Tensor, Tensor | None]:
-        """Return the prompts' embeddings and the given frames' latents, if there are any."""
+        """Return the prompts' embeddings and the latents of the clips' first frames, if any are needed."""
         text_BSD = self.encode_text(batch["prompts"])
-        if not self.context_frames:
+        count = self.rollouts.clip_frames(self.num_frames, self.context_frames)
+        if not count:
             return text_BSD, None
-        frames = self.codec.pixel_frames(self.context_frames)
+        frames = self.codec.pixel_frames(count)
         video = batch["video"]
         if video.shape[1] < frames:
             raise ValueError(
+                f"{type(self.rollouts).__name__} with `num_frames` {self.num_frames} and "
                 f"`context_frames` {self.context_frames} needs clips of {frames} frames or more, "
                 f"got {video.shape[1]}"
             )
         return text_BSD, self.codec.encode(video[:, :frames].float())
 
-    def reweight(self, weights_BF: Tensor, video_BFCHW: Tensor) -> Tensor:
-        """Hand the frame weights to the callbacks."""
-        return apply_frame_weights(self, weights_BF, video_BFCHW)
+    def reweight(
+        self, weights_BF: Tensor, video_BFCHW: Tensor, *, silent_frames: int = 0
+    ) -> Tensor:
+        """Hand the frame weights to the callbacks; silent frames get none."""
+        weights = apply_frame_weights(self, weights_BF, video_BFCHW)
+        if not silent_frames:
+            return weights
+        free_F = torch.arange(weights.shape[1], device=weights.device) >= silent_frames
+        return weights * free_F
 
     # -- validation, optimisers -------------------------------------------------------------------
 
     def scores(self, batch: VideoBatch, batch_idx: int) -> dict[str, Tensor]:
         """Return both losses on complete rollouts of what will be used for streaming."""
-        text_BSD, given = self.encode_batch(batch)
+        text_BSD, clip = self.encode_batch(batch)
+        given = self.context_frames
         phase = f"validation {batch_idx}"
         generator = generator_of(self.seed, self.global_rank, phase)
-        rolled = self.rollout(text_BSD, given, phase, self.streamer, draw_exit=False)
-        video = rolled.video_BFCHW
+        first = clip[:, :given] if given and clip is not None else None
+        request = self.request(text_BSD, first, phase)
+        video = FreshRollouts().make(replace(request, streamer=self.streamer)).video_BFCHW
         networks = self.networks(text_BSD)
-        draw, given_frames = self.loss.draw(video, generator), self.context_frames
+        draw = self.loss.draw(video, generator)
         return {
-            "loss_dmd": self.loss(video, networks, draw, given_frames=given_frames).loss,
-            "loss_critic": self.critic_loss(
-                video, networks.critic, draw, given_frames=given_frames
-            ).loss,
+            "loss_dmd": self.loss(video, networks, draw, given_frames=given).loss,
+            "loss_critic": self.critic_loss(video, networks.critic, draw, given_frames=given).loss,
         }
 
     def configure_optimizers(self) -> list[Optimizer]:

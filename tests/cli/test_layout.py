@@ -31,7 +31,7 @@ def test_a_mechanism_goes_on_top_of_another(base, name, capsys):
 
 
 # Only the sizes of PackForcing are ours; the recipe counts the packed frames into its budget.
-@pytest.mark.parametrize("name", [name for name in MECHANISMS if name != "pack_forcing"])
+@pytest.mark.parametrize("name", MECHANISMS)
 def test_the_large_recipe_of_a_mechanism_attends_to_the_same(name, capsys):
     coarse = ["--chunks=9", "--geometry.rows=1", "--geometry.columns=1"]
     for config in (f"mechanisms/{name}", f"wan1.3b/{name}"):

@@ -178,7 +178,7 @@ def test_given_frames_come_from_the_clip_and_stay(tmp_path):
     seen = []
     model.loss.register_forward_pre_hook(lambda _, args: seen.append(args[0].detach()))
     trainer(tmp_path).fit(model, ClipData(2, val_count=0))
-    clip = ClipData(2).train_clips[(0, 0)].video_FCHW[None].float() / 255
+    clip = ClipData(2).train_rows[(0, 0)].video_FCHW[None].float() / 255
     given = model.codec.encode(clip)[:, :2]
     assert any(torch.equal(row, given[0]) for row in seen[0][:, :2])
     assert seen[0].shape[1] == 5

@@ -1,0 +1,29 @@
+"""Rollouts: how the videos come to be that self-forcing scores."""
+
+from lightning_adastate.rollouts.base import (
+    Request,
+    Rollout,
+    Rollouts,
+    Take,
+    denoise_count,
+    generated_chunks,
+)
+from lightning_adastate.rollouts.continued import ContinuedRollouts
+from lightning_adastate.rollouts.fresh import FreshRollouts
+from lightning_adastate.rollouts.joint import JointRollouts
+from lightning_adastate.rollouts.long import LongRollouts
+from lightning_adastate.rollouts.noised_data import NoisedData
+
+__all__ = [
+    "ContinuedRollouts",
+    "FreshRollouts",
+    "JointRollouts",
+    "LongRollouts",
+    "NoisedData",
+    "Request",
+    "Rollout",
+    "Rollouts",
+    "Take",
+    "denoise_count",
+    "generated_chunks",
+]

@@ -1,0 +1,18 @@
+"""Fresh rollouts: every batch begins its own stream (Self-Forcing, arXiv 2506.08009)."""
+
+from __future__ import annotations
+
+from lightning_adastate.rollouts.base import Request, Rollout, Rollouts, generated_chunks
+from lightning_adastate.rollouts.tape import Tape
+
+
+class FreshRollouts(Rollouts):
+    """Begin a stream for every batch, and score all of it."""
+
+    def make(self, request: Request) -> Rollout:
+        """Roll out behind the given frames, if there are any."""
+        tape = Tape(request)
+        tape.prefill(request.clip_BFCHW)
+        schedule = request.streamer.schedule
+        tape.learn(generated_chunks(schedule, request.num_frames, request.context_frames))
+        return tape.rollout()
