@@ -2,5 +2,7 @@
 
 from lightning_adastate.codecs.base import Codec, CodecState
 from lightning_adastate.codecs.pixel_shuffle import PixelShuffleCodec
+from lightning_adastate.codecs.preview import PreviewCodec, fit_preview
+from lightning_adastate.codecs.wan import WanCodec
 
-__all__ = ["Codec", "CodecState", "PixelShuffleCodec"]
+__all__ = ["Codec", "CodecState", "PixelShuffleCodec", "PreviewCodec", "WanCodec", "fit_preview"]

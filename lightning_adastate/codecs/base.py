@@ -10,31 +10,41 @@ from collections.abc import Mapping
 from torch import Tensor, nn
 
 CodecState = Mapping[str, Tensor]
-"""What a streaming decoder must remember between chunks: named tensors, never written in place."""
+"""What streaming must remember between chunks: named tensors, batch first, never written in place."""
 
 
 class Codec(nn.Module, ABC):
     """Turn video into latents and latents into video.
 
-    Decoding is streamed: its memory goes in and comes out, so a stream can be saved and branched.
-    Pixels are floats in [0, 1]; the first latent frame stands for one pixel frame, each later one for
-    ``temporal_stride``.
+    Both ways are streamed: the memory goes in and comes out, so a stream can be saved and branched.
+    A stream that encodes and one that decodes have a memory each. Pixels are floats in [0, 1]; the
+    first latent frame stands for one pixel frame, each later one for ``temporal_stride``.
     """
 
     latent_channels: int
     spatial_stride: int
     temporal_stride: int
 
-    @abstractmethod
     def encode(self, video_BFCHW: Tensor) -> Tensor:
         """Return the latents ``[B, F', C', H', W']`` of a whole clip ``[B, F, 3, H, W]`` in [0, 1].
 
         Raises:
             ValueError: If its size is not a whole number of latents.
         """
+        return self.encode_next(video_BFCHW, self.empty())[0]
+
+    @abstractmethod
+    def encode_next(self, video_BFCHW: Tensor, state: CodecState) -> tuple[Tensor, CodecState]:
+        """Return the latents of the next frames of a clip, and the memory after them.
+
+        A stream begins with 1 + n strides of frames; every later call brings whole strides.
+
+        Raises:
+            ValueError: If its size is not a whole number of latents.
+        """
 
     def empty(self) -> CodecState:
-        """Return the decoder's memory before the first latent frame."""
+        """Return the memory before the first frame, of either way."""
         return {}
 
     @abstractmethod

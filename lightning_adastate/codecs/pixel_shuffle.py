@@ -36,14 +36,15 @@ class PixelShuffleCodec(Codec):
         self.latent_channels = 3 * stride * stride
         self.scale = scale
 
-    def encode(self, video_BFCHW: Tensor) -> Tensor:
-        """Return the latents of ``[B, F, 3, H, W]`` in [0, 1]."""
+    def encode_next(self, video_BFCHW: Tensor, state: CodecState) -> tuple[Tensor, CodecState]:
+        """Return the latents of ``[B, F, 3, H, W]`` in [0, 1]; there is no memory."""
         if video_BFCHW.ndim != 5 or video_BFCHW.shape[2] != 3:
             raise ValueError(
                 f"expected video [B, F, 3, H, W], got shape {tuple(video_BFCHW.shape)}"
             )
         self.latent_shape(*video_BFCHW.shape[3:])
-        return pixel_unshuffle(video_BFCHW * 2.0 - 1.0, self.spatial_stride) * self.scale
+        latents = pixel_unshuffle(video_BFCHW * 2.0 - 1.0, self.spatial_stride) * self.scale
+        return latents, state
 
     def decode(self, latents_BFCHW: Tensor, state: CodecState) -> tuple[Tensor, CodecState]:
         """Return the pixels, clamped to [0, 1]; there is no memory."""

@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 
 
@@ -25,3 +27,18 @@ class TextEncoder(nn.Module, ABC):
         Raises:
             ValueError: If a prompt is empty or too long.
         """
+
+    @property
+    def fingerprint(self) -> str:
+        """Name, in a short hash, all that an embedding depends on but the prompt.
+
+        This covers the class, its sizes and its registered weights; an encoder with more options adds them.
+        """
+        digest = hashlib.sha256(
+            f"{type(self).__module__}.{type(self).__qualname__}"
+            f"/{self.text_dim}/{self.max_tokens}".encode()
+        )
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(f"/{name}/{tensor.dtype}/{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()[:16]

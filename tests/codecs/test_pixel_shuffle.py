@@ -50,7 +50,7 @@ def test_the_default_scale_gives_the_default_world_unit_latents():
 class FourToOne(Codec):
     temporal_stride = 4
 
-    def encode(self, video_BFCHW):
+    def encode_next(self, video_BFCHW, state):
         raise NotImplementedError
 
     def decode(self, latents_BFCHW, state):
