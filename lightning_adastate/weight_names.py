@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod.")
 """What FSDP, activation checkpointing and torch.compile insert anywhere in a name."""
@@ -10,19 +10,13 @@ WRAPPERS = ("_fsdp_wrapped_module.", "_checkpoint_wrapped_module.", "_orig_mod."
 OURS = ("generator_ema.backbone.", "generator.backbone.")
 """What our checkpoints put in front of a backbone's names, in order of preference."""
 
-PREFIXES = (
-    "generator_ema.model.",
-    "generator_ema.",
-    "generator.model.",
-    "generator.",
-    "model.diffusion_model.",
-    "diffusion_model.",
-    "transformer.",
-    "module.",
-    "model.",
-    "net.",
+COPIES = ("generator_ema", "generator", "", "critic")
+"""Copies of the network that a checkpoint may hold, in order of preference; "" is one without a name."""
+
+WORDS = frozenset(
+    {"model", "net", "module", "state_dict", "diffusion_model", "transformer", "backbone"}
 )
-"""What stands in front of Wan's own names, in order of preference: Self-Forcing's, others'."""
+"""What stands in front of a network's names without saying which copy it is."""
 
 LANDMARK = "patch_embedding.weight"
 """A name that every set of Wan weights has, in Wan's own names and in diffusers'."""
@@ -48,10 +42,15 @@ DIFFUSERS = (
 """Parts of diffusers' names and Wan's for the same, most special first."""
 
 
-def strip(names: Iterable[str]) -> dict[str, str]:
+def strip(names: Iterable[str], part: str | None = None) -> dict[str, str]:
     """Return Wan's own name for each name that belongs to the backbone, mapped to the name as it is.
 
-    Where several copies are in one file, the generator's average comes first, then the generator.
+    Args:
+        names: Names as they are in a file.
+        part: Which copy of the network; ``None`` prefers the generator's average, then the generator.
+
+    Raises:
+        ValueError: If that copy is not there, or several may be meant.
     """
     clean = {}
     for name in names:
@@ -59,11 +58,41 @@ def strip(names: Iterable[str]) -> dict[str, str]:
         for wrapper in WRAPPERS:
             bare = bare.replace(wrapper, "")
         clean[bare] = name
-    for prefix in (*OURS, *PREFIXES):
-        inside = {n.removeprefix(prefix): t for n, t in clean.items() if n.startswith(prefix)}
-        if inside and (prefix in OURS or LANDMARK in inside):
-            return _named(inside)
-    return _named(clean)
+    prefix = _prefix(clean, part)
+    return _named({n.removeprefix(prefix): t for n, t in clean.items() if n.startswith(prefix)})
+
+
+def copies(names: Iterable[str]) -> tuple[str, ...]:
+    """Return what stands in front of each copy of a network; a copy has a ``patch_embedding``."""
+    fronts = {name.removesuffix(LANDMARK) for name in names if name.endswith(LANDMARK)}
+    return tuple(sorted(front for front in fronts if not front or front.endswith(".")))
+
+
+def _prefix(names: Collection[str], part: str | None) -> str:
+    """Return what stands in front of the names of the copy that is wanted."""
+    for prefix in OURS:
+        if part in (None, prefix.split(".")[0]) and any(n.startswith(prefix) for n in names):
+            return prefix
+    found = copies(names)
+    if part is not None:
+        chosen = [front for front in found if part in front.split(".")]
+    else:
+        least = min((_preference(front) for front in found), default=0)
+        chosen = [front for front in found if _preference(front) == least]
+    if len(chosen) == 1:
+        return chosen[0]
+    if not found and part is None:
+        return ""
+    listed = ", ".join(repr(front) for front in found) or "none"
+    wanted = "one network" if part is None else f"one network {part!r}"
+    raise ValueError(f"expected {wanted}, found these in front of names: {listed}")
+
+
+def _preference(front: str) -> int:
+    """Return the place of a copy in the order of preference; unknown ones come last."""
+    telling = [word for word in front.split(".") if word and word not in WORDS]
+    name = telling[0] if telling else ""
+    return COPIES.index(name) if name in COPIES else len(COPIES)
 
 
 def _named(clean: dict[str, str]) -> dict[str, str]:

@@ -31,6 +31,7 @@ RANKS = {
     "rewards": 2,
     "video": 2,
     "checkpoints": 3,
+    "weight_files": 3,
     "weights": 3,
     "pictures": 3,
     "symbols": 3,

@@ -10,8 +10,10 @@ from tiny import GOLDEN, golden_backbone
 
 from lightning_adastate.__main__ import main
 from lightning_adastate.backbones import WanTransformer
+from lightning_adastate.cli.loading import load_module
+from lightning_adastate.weight_files import WeightFiles
 from lightning_adastate.weight_names import strip, to_diffusers, to_wan
-from lightning_adastate.weights import WeightFiles, load_into, load_weights
+from lightning_adastate.weights import compare_weights, load_into, load_weights
 
 CONFIGS = GOLDEN.parent.parent / "configs" / "backbones"
 SIZES = {"wan1.3b": 1_418_996_800, "wan14b": 14_288_491_584}
@@ -62,6 +64,14 @@ def write(kind, path, model):
     if kind == "diffusers":
         save_file(renamed, path / "diffusion_pytorch_model.safetensors")
         return path
+    if kind == "unindexed":
+        shards(path / "wan", wan)
+        (path / "wan" / "diffusion_pytorch_model.safetensors.index.json").unlink()
+        return path / "wan"
+    if kind == "variants":
+        save_file(wan, path / "diffusion_pytorch_model.safetensors")
+        save_file(wan, path / "diffusion_pytorch_model.fp16.safetensors")
+        return path
     if kind == "pipeline":
         shards(path / "pipe" / "transformer", renamed, 2)
         return path / "pipe"
@@ -74,12 +84,16 @@ def write(kind, path, model):
             "critic": worse,
             "step": 3,
         },
-        "model": {"model": saved(model, "module.")},
+        "model": {"model": saved(model, "module."), "critic": worse, "teacher": worse},
         "flat": wan,
         "compiled": saved(model, "_orig_mod."),
         "comfy": saved(model, "model.diffusion_model."),
+        "critic": {"critic": saved(model, "model.")},
+        "both_wrapped": {"generator": saved(model, "module.model._orig_mod.")},
+        "fabric": {"state_dict": saved(model, "_forward_module.model.")},
+        "old": wan,
     }[kind]
-    torch.save(content, path / "x.pt")
+    torch.save(content, path / "x.pt", _use_new_zipfile_serialization=kind != "old")
     return path / "x.pt"
 
 
@@ -93,7 +107,8 @@ KINDS = [
     "generator_ema",
     "model",
 ]
-KINDS += ["flat", "compiled", "comfy"]
+KINDS += ["flat", "compiled", "comfy", "critic", "both_wrapped", "fabric", "old", "unindexed"]
+KINDS += ["variants"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -206,6 +221,117 @@ def test_a_lost_shard_is_named(model, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="holds no weights; expected diffusion_pytorch_model"):
         load_weights(tmp_path / "empty")
+
+
+def test_a_lost_shard_without_an_index_is_named_too(model, tmp_path):
+    source = write("unindexed", tmp_path / "in", model)
+    (source / "diffusion_pytorch_model-00001-of-00003.safetensors").unlink()
+    with pytest.raises(ValueError, match="lacks 'diffusion_pytorch_model-00001-of-00003"):
+        load_into(model, source)
+
+
+def test_files_of_a_folder_that_hold_the_same_name_are_refused(model, tmp_path):
+    save_file(saved(model), tmp_path / "a.safetensors")
+    save_file({"head.head.bias": torch.zeros(1)}, tmp_path / "b.safetensors")
+    with pytest.raises(ValueError, match="another file of the folder also holds 'head.head.bias'"):
+        load_into(model, tmp_path)
+
+
+def test_a_part_of_a_checkpoint_can_be_asked_for(model, tmp_path):
+    source = write("generator_ema", tmp_path / "in", model)
+    target = tmp_path / "critic.safetensors"
+    assert main(["convert", str(source), str(target), "--part=critic"]) == 0
+    expected = model.state_dict()["head.head.bias"] + 1
+    assert torch.equal(load_file(target)["head.head.bias"], expected)
+
+
+def test_a_part_that_is_not_there_is_an_error_that_lists_what_is(model, tmp_path, capsys):
+    source = write("generator_ema", tmp_path / "in", model)
+    assert main(["convert", str(source), str(tmp_path / "x.safetensors"), "--part=teacher"]) == 1
+    said = capsys.readouterr().err
+    assert "expected one network 'teacher', found" in said
+    assert "'critic.model.', 'generator.model.', 'generator_ema.model.'" in said
+
+
+def test_copies_of_unknown_names_are_never_guessed_between(model, tmp_path):
+    save_file({**saved(model, "left."), **saved(model, "right.")}, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=r"expected one network, found .*'left.', 'right.'"):
+        load_weights(tmp_path / "x.safetensors")
+
+
+def test_a_pickle_of_something_else_is_one_sentence(tmp_path):
+    torch.save([1, 2], tmp_path / "x.pt")
+    with pytest.raises(ValueError, match="expected tensors by name, got a list"):
+        load_weights(tmp_path / "x.pt")
+
+
+def test_weights_of_another_number_of_heads_are_refused(model, tmp_path):
+    """Their shapes fit, and what they compute does not."""
+    source = write("file", tmp_path / "in", model)
+    target = tmp_path / "out"
+    assert main(["convert", str(source), str(target), "--to=diffusers", "--num_heads=2"]) == 0
+    with pytest.raises(ValueError, match="are of 2 attention heads, expected 4"):
+        load_into(model, target)
+
+
+def test_converting_a_folder_keeps_its_number_of_heads(model, tmp_path):
+    source = write("file", tmp_path / "in", model)
+    first, second = tmp_path / "diffusers", tmp_path / "wan"
+    assert main(["convert", str(source), str(first), "--to=diffusers", "--num_heads=4"]) == 0
+    assert main(["convert", str(first), str(second)]) == 0
+    assert json.loads((second / "config.json").read_text())["num_heads"] == 4
+
+
+def test_an_adapter_is_not_converted_as_if_it_were_a_model(model, tmp_path, capsys):
+    weights = {**saved(model), "blocks.0.ffn.0.lora_A.default.weight": torch.zeros(1)}
+    save_file(weights, tmp_path / "x.safetensors")
+    assert main(["convert", str(tmp_path / "x.safetensors"), str(tmp_path / "out")]) == 1
+    assert "holds an adapter; merge it first" in capsys.readouterr().err
+
+
+def sparse(folder, tensors, front="", count=6):
+    """Write shards of these names and shapes in bfloat16 that take no room: their numbers are holes."""
+    folder.mkdir()
+    for index in range(count):
+        header, end = {}, 0
+        for name in sorted(tensors)[index::count]:
+            begin, end = end, end + 2 * tensors[name].numel()
+            shape = list(tensors[name].shape)
+            header[front + name] = {"dtype": "BF16", "shape": shape, "data_offsets": [begin, end]}
+        text = json.dumps(header).encode()
+        name = f"diffusion_pytorch_model-{index + 1:05d}-of-{count:05d}.safetensors"
+        with (folder / name).open("wb") as file:
+            file.write(len(text).to_bytes(8, "little") + text)
+            file.truncate(8 + len(text) + end)
+    return folder
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_full_models_are_compared_with_files_without_reading_or_holding_them(size, tmp_path):
+    with torch.device("meta"):
+        model = WanTransformer(**sizes(size))
+    own = model.state_dict()
+    same = sparse(tmp_path / "same", own, "model.diffusion_model.")
+    assert sum(file.stat().st_size for file in same.iterdir()) > 2 * SIZES[size]
+    assert compare_weights(model, same).fits
+    with pytest.raises(ValueError, match="on the meta device; give it memory first"):
+        load_into(model, same)
+    own["head.vace"] = own.pop("blocks.0.modulation")
+    own["head.modulation"] = own["head.modulation"][..., 1:]
+    found = compare_weights(model, sparse(tmp_path / "other", own))
+    assert found.missing == ("blocks.0.modulation",)
+    assert found.unexpected == ("head.vace",)
+    assert [text.split(" is ")[0] for text in found.misshapen] == ["head.modulation"]
+
+
+def test_a_recipe_streams_with_weights_from_a_folder(tmp_path):
+    name, folder = "toy/generator.safetensors", tmp_path / "mine"
+    recipe = load_module("toy/adastate", weights=name).streamer.backbone
+    heads = f"--num_heads={recipe.num_heads}"
+    assert main(["convert", name, str(folder), "--to=diffusers", heads]) == 0
+    other = load_module("toy/adastate", weights=str(folder)).streamer.backbone
+    for (label, a), b in zip(recipe.named_parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b), label
 
 
 def test_shapes_are_known_without_reading(model, tmp_path):

@@ -11,6 +11,7 @@ from torch import Tensor
 from lightning_adastate.callbacks.loss_weighting import LossWeightingCallback
 from lightning_adastate.rewards import Reward
 from lightning_adastate.training.base import StreamModule
+from lightning_adastate.training.carrying import CarryingModule
 from lightning_adastate.types import VideoBatch
 
 
@@ -23,10 +24,12 @@ class RewardWeighting(LossWeightingCallback):
     Args:
         reward: Scores the decoded clip.
         beta: How strongly the reward counts. 0 changes nothing.
-        max_weight: Weights above this are cut to it, so that one clip cannot be all of a batch.
+        max_weight: Factors above this are cut to it, so that one clip cannot be all of a batch. Published
+            code has no such limit; ``.inf`` is none.
 
     Raises:
-        ValueError: If ``beta`` is negative or ``max_weight`` not positive.
+        ValueError: If ``beta`` is negative or ``max_weight`` not positive; in training, if the rollouts show
+            other prompts than the batch's.
     """
 
     def __init__(self, reward: Reward, *, beta: float = 2.0, max_weight: float = 20.0) -> None:
@@ -41,8 +44,17 @@ class RewardWeighting(LossWeightingCallback):
         self.prompts: list[str] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Move the reward to the model's device."""
-        del trainer, stage
+        """Refuse a module whose clips go on with the prompts of an earlier batch."""
+        del trainer
+        if stage == "fit" and isinstance(pl_module, CarryingModule) and pl_module.carries:
+            raise ValueError(
+                "RewardWeighting scores clips with their batch's prompts, but these rollouts carry a "
+                "sequence and its prompts on; use rollouts that begin anew"
+            )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Move the reward to the model's device, where the model is from now on."""
+        del trainer
         self.reward.to(pl_module.device)
 
     def on_train_batch_start(

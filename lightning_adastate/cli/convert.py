@@ -15,8 +15,8 @@ from torch import Tensor
 
 from lightning_adastate.checkpoints import save_tensors
 from lightning_adastate.cli.parser import SentenceParser
+from lightning_adastate.weight_files import STEM, WeightFiles
 from lightning_adastate.weight_names import LANDMARK, strip, to_diffusers
-from lightning_adastate.weights import STEM, WeightFiles
 
 Format = Literal["wan", "diffusers", "self_forcing"]
 DTypeName = Literal["keep", "float32", "bfloat16", "float16"]
@@ -42,6 +42,12 @@ def convert_parser() -> SentenceParser:
     parser.add_argument(
         "--to", type=Format, default="wan", help=f"One of {', '.join(get_args(Format))}."
     )
+    parser.add_argument(
+        "--part",
+        type=str | None,
+        help="Copy of the network that is meant: generator_ema, generator, critic, ...; null is the first "
+        "of these that is there.",
+    )
     parser.add_argument("--dtype", type=DTypeName, default="keep", help="Number format to write.")
     parser.add_argument(
         "--shard_gb", type=float, default=10.0, help="Largest file of a folder, in GB."
@@ -49,7 +55,8 @@ def convert_parser() -> SentenceParser:
     parser.add_argument(
         "--num_heads",
         type=int | None,
-        help=f"Attention heads, for config.json; null is width / {HEAD_DIM}, as in Wan 2.1.",
+        help=f"Attention heads, for config.json; null is what the source's config.json "
+        f"says, else width / {HEAD_DIM}, as in Wan 2.1.",
     )
     return parser
 
@@ -61,6 +68,7 @@ def main(args: Sequence[str] | None = None) -> int:
         config.source,
         config.target,
         to=config.to,
+        part=config.part,
         dtype=config.dtype,
         shard_gb=config.shard_gb,
         num_heads=config.num_heads,
@@ -74,6 +82,7 @@ def convert(
     target: Path,
     *,
     to: Format,
+    part: str | None = None,
     dtype: DTypeName = "keep",
     shard_gb: float = 10.0,
     num_heads: int | None = None,
@@ -92,15 +101,19 @@ def convert(
     if target.exists():
         raise ValueError(f"'{target}' exists; remove it or write elsewhere")
     files = WeightFiles(source)
-    names = strip(files.names)
-    if LANDMARK not in names:
-        raise ValueError(f"{str(files.path)!r} holds no Wan weights: there is no {LANDMARK}")
+    names = _plain_names(files, part)
     rename = to_diffusers if to == "diffusers" else str
     wanted = {rename(name): name for name in sorted(names)}
 
     def read(name: str) -> Tensor:
         tensor = files[names[wanted[name]]]
         return tensor if dtype == "keep" else tensor.to(getattr(torch, dtype))
+
+    def size(name: str) -> int:
+        tensor = files[names[wanted[name]]]
+        return (
+            tensor.numel() * (tensor.dtype if dtype == "keep" else getattr(torch, dtype)).itemsize
+        )
 
     if to == "self_forcing":
         _write_checkpoint(target, list(wanted), read)
@@ -110,8 +123,25 @@ def convert(
     else:
         shapes = {name: files.shape(original) for name, original in names.items()}
         configs = {"wan": wan_config, "diffusers": diffusers_config}
-        _write_folder(target, list(wanted), read, shard_gb, configs[to](shapes, num_heads))
+        heads = files.num_heads if num_heads is None else num_heads
+        shards = list(_shards(list(wanted), size, shard_gb * 1e9))
+        _write_folder(target, shards, read, configs[to](shapes, heads))
     return len(wanted)
+
+
+def _plain_names(files: WeightFiles, part: str | None) -> dict[str, str]:
+    """Return the names of a copy of the network, if it is a whole one without an adapter."""
+    try:
+        names = strip(files.names, part)
+    except ValueError as error:
+        raise ValueError(f"{str(files.path)!r}: {error}") from error
+    if any(".lora_" in name for name in names):
+        raise ValueError(
+            f"{str(files.path)!r} holds an adapter; merge it first: save `backbone.plain_copy()`"
+        )
+    if LANDMARK not in names:
+        raise ValueError(f"{str(files.path)!r} holds no Wan weights: there is no {LANDMARK}")
+    return names
 
 
 def wan_config(shapes: Mapping[str, tuple[int, ...]], num_heads: int | None) -> dict[str, object]:
@@ -180,6 +210,8 @@ def _write_checkpoint(target: Path, names: Sequence[str], read: Callable[[str], 
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         torch.save({"generator": tensors}, partial)
+        with partial.open("rb") as handle:
+            os.fsync(handle.fileno())
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
@@ -187,9 +219,8 @@ def _write_checkpoint(target: Path, names: Sequence[str], read: Callable[[str], 
 
 def _write_folder(
     target: Path,
-    names: Sequence[str],
+    shards: Sequence[Sequence[str]],
     read: Callable[[str], Tensor],
-    shard_gb: float,
     config: Mapping[str, object],
 ) -> None:
     """Write shards, their index and config.json beside the target, then rename the folder."""
@@ -197,7 +228,6 @@ def _write_folder(
     partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
     try:
         partial.mkdir()
-        shards = list(_shards(names, read, shard_gb * 1e9))
         where, total = {}, 0
         for index, shard in enumerate(track(shards, "writing", transient=True), start=1):
             name = f"{STEM}.safetensors"
@@ -218,17 +248,14 @@ def _write_folder(
         shutil.rmtree(partial, ignore_errors=True)
 
 
-def _shards(
-    names: Sequence[str], read: Callable[[str], Tensor], limit: float
-) -> Iterator[list[str]]:
+def _shards(names: Sequence[str], size: Callable[[str], int], limit: float) -> Iterator[list[str]]:
     """Split names so that each part's tensors stay below ``limit`` bytes, one tensor at least."""
     shard: list[str] = []
-    size = 0
+    total = 0
     for name in names:
-        bytes_ = read(name).nbytes
-        if shard and size + bytes_ > limit:
+        if shard and total + size(name) > limit:
             yield shard
-            shard, size = [], 0
+            shard, total = [], 0
         shard.append(name)
-        size += bytes_
+        total += size(name)
     yield shard

@@ -84,24 +84,39 @@ class SiDLoss(DMDLoss):
         given_frames: int = 0,
         reweight: Reweight | None = None,
     ) -> LossOutput:
-        """Return the loss; its gradient at the video is taken here, so that no network's parameter gets any."""
+        """Return the loss; its gradient at the video is taken here, so that no network's parameter gets any.
+
+        Without gradients (validation) it is the value alone.
+        """
         weights = self.weights(video_BFCHW.detach(), reweight)
-        with torch.enable_grad():
-            video = video_BFCHW.detach().requires_grad_()
-            teacher_x0, critic_x0 = self.scores(video, networks, draw, given_frames)
-            elements = sid_elements(
-                video,
-                teacher_x0,
-                critic_x0,
-                alpha=self.alpha,
-                given_frames=given_frames,
-                normaliser=self.normaliser,
-            )
-            weighted = torch.nan_to_num(elements) * weights.double()[:, :, None, None, None]
-            value = weighted[:, given_frames:].mean()
-            (gradient,) = torch.autograd.grad(value, video)
+        if not torch.is_grad_enabled():
+            return LossOutput(self._value(video_BFCHW, networks, draw, weights, given_frames), {})
+        video = video_BFCHW.detach().requires_grad_()
+        value = self._value(video, networks, draw, weights, given_frames)
+        (gradient,) = torch.autograd.grad(value, video)
         gradient = torch.nan_to_num(gradient.double())
         gradient[:, :given_frames] = 0.0
         pull = (video_BFCHW.double() * gradient).sum()
-        logs = {"sid_gradient": gradient.square().mean().sqrt().float()}
+        logs = {"sid_gradient": gradient[:, given_frames:].square().mean().sqrt().float()}
         return LossOutput(value.detach() + pull - pull.detach(), logs)
+
+    def _value(
+        self,
+        video_BFCHW: Tensor,
+        networks: Networks,
+        draw: NoiseDraw,
+        weights_BF: Tensor,
+        given_frames: int,
+    ) -> Tensor:
+        """Return the loss with its graph through both networks."""
+        teacher_x0, critic_x0 = self.scores(video_BFCHW, networks, draw, given_frames)
+        elements = sid_elements(
+            video_BFCHW,
+            teacher_x0,
+            critic_x0,
+            alpha=self.alpha,
+            given_frames=given_frames,
+            normaliser=self.normaliser,
+        )
+        weighted = torch.nan_to_num(elements) * weights_BF.double()[:, :, None, None, None]
+        return weighted[:, given_frames:].mean()

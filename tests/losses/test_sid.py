@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from training_toy import ClipData, self_forcing, trainer
 
 from lightning_adastate.flow import add_noise
 from lightning_adastate.losses import HorizonWeighting, Networks, NoiseDraw, SiDLoss
@@ -90,6 +91,31 @@ def test_a_gaussian_generator_moves_to_the_teachers_distribution():
         loss(video, networks, draw).loss.backward()
         optimizer.step()
     assert abs(mean.item() - 2.0) < 0.1
+
+
+@pytest.mark.parametrize("quiet", [torch.no_grad, torch.inference_mode])
+def test_without_gradients_it_is_the_same_value(quiet):
+    video, noise = setting()
+    draw = NoiseDraw(torch.tensor([400.0, 900.0]), noise)
+    loss, networks = SiDLoss(guidance=0.0), Networks(network(0.7), None, network(-0.4))
+    with quiet():
+        found = loss(video, networks, draw, given_frames=1).loss
+    clip = video.clone().requires_grad_()
+    assert float(found) == float(loss(clip, networks, draw, given_frames=1).loss.detach())
+
+
+def test_it_trains_and_validates_a_generator(tmp_path):
+    model = self_forcing(loss=SiDLoss(guidance=0.0, shift=1.0))
+    before = [p.clone() for p in model.generator.parameters()]
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(model, ClipData(4, val_count=0))
+    moved = [
+        not torch.equal(a, b) for a, b in zip(before, model.generator.parameters(), strict=True)
+    ]
+    assert any(moved)
+    assert all(p.grad is None for p in model.teacher.parameters())
+    (scores,) = run.validate(model, ClipData(4, val_count=2), verbose=False)
+    assert torch.isfinite(torch.tensor(scores["val/loss_dmd"]))
 
 
 def test_the_users_hook_weighs_frames():

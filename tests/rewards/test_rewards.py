@@ -8,6 +8,7 @@ from training_toy import ClipData, self_forcing, trainer
 
 from lightning_adastate.callbacks import RewardWeighting
 from lightning_adastate.rewards import FunctionReward, PanReward, Reward
+from lightning_adastate.rollouts import ContinuedRollouts
 from lightning_adastate.worlds import PanWorld
 
 
@@ -23,7 +24,9 @@ def test_the_prompted_pace_scores_one_and_the_wrong_way_below_zero():
     world = PanWorld(shake=0.0)
     fast = world.velocities[-1]
     prompt = world.prompt(fast)
-    scores = PanReward(world)(clips(world, [fast, fast / 2, 0.0, -fast]), [prompt] * 4)
+    scores = PanReward(world, mean=0.0, std=1.0)(
+        clips(world, [fast, fast / 2, 0.0, -fast]), [prompt] * 4
+    )
     assert scores.tolist() == sorted(scores.tolist(), reverse=True)
     assert scores[0] == pytest.approx(1.0, abs=0.15)
     assert scores[2] < scores[0] - 1.0
@@ -33,8 +36,19 @@ def test_the_prompted_pace_scores_one_and_the_wrong_way_below_zero():
 def test_standing_still_scores_zero_on_average_over_the_prompts():
     world = PanWorld(shake=0.0)
     prompts = [world.prompt(velocity) for velocity in world.velocities]
-    scores = PanReward(world)(clips(world, [0.0] * len(prompts)), prompts)
+    scores = PanReward(world, mean=0.0, std=1.0)(clips(world, [0.0] * len(prompts)), prompts)
     assert scores.mean().item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_mean_and_deviation_are_taken_off_the_raw_score():
+    world = PanWorld()
+    prompts = [world.prompt(velocity) for velocity in world.velocities[:2]]
+    video = clips(world, [0.1, 0.3])
+    raw = PanReward(world, mean=0.0, std=1.0)(video, prompts)
+    found = PanReward(world, mean=0.5, std=0.25)(video, prompts)
+    torch.testing.assert_close(found, (raw - 0.5) / 0.25)
+    with pytest.raises(ValueError, match="`std`"):
+        PanReward(world, std=0.0)
 
 
 def test_one_frame_has_no_pace():
@@ -86,6 +100,41 @@ def test_one_clip_cannot_be_all_of_a_batch(tmp_path):
     plain = gradient_at_the_video(tmp_path, [])
     cut = gradient_at_the_video(tmp_path, [RewardWeighting(ByRow(), beta=20.0, max_weight=4.0)])
     torch.testing.assert_close(cut[1], 4 * plain[1], rtol=1e-5, atol=0)
+
+
+def test_rollouts_that_carry_their_prompts_on_are_refused(tmp_path):
+    carrying = self_forcing(rollouts=ContinuedRollouts(9, old_frames=1))
+    run = trainer(tmp_path, callbacks=[RewardWeighting(ByRow())], max_steps=1)
+    with pytest.raises(ValueError, match="carry a sequence and its prompts on"):
+        run.fit(carrying, ClipData(2, val_count=0))
+
+
+class Learned(ByRow):
+    """A reward with a parameter: it must be where the clips are."""
+
+    def __init__(self):
+        super().__init__()
+        self.offset = torch.nn.Parameter(torch.zeros(()))
+
+    def forward(self, video_BFCHW, prompts):
+        assert self.offset.device == video_BFCHW.device
+        return super().forward(video_BFCHW, prompts).to(self.offset) + self.offset
+
+
+def test_a_rewards_parameters_do_not_learn(tmp_path):
+    reward = Learned()
+    gradient_at_the_video(tmp_path, [RewardWeighting(reward)])
+    assert reward.offset.item() == 0
+    assert reward.offset.grad is None
+    assert not reward.offset.requires_grad
+
+
+@pytest.mark.gpu
+def test_the_reward_is_moved_to_the_models_device(tmp_path):
+    model = self_forcing()
+    run = trainer(tmp_path, callbacks=[RewardWeighting(Learned())], max_steps=1, accelerator="gpu")
+    run.fit(model, ClipData(2, val_count=0))
+    assert run.callback_metrics["train/reward"].isfinite()
 
 
 @pytest.mark.parametrize(("name", "value"), [("beta", -1.0), ("max_weight", 0.0)])
