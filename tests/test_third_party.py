@@ -171,7 +171,9 @@ def test_the_reward_likes_calm_clips():
 
 
 def test_the_reward_changes_what_is_learnt():
-    weighing = "{class_path: RewardWeighting, init_args: {reward: my_rewards.CalmReward, beta: %s}}"
+    weighing = (
+        "{class_path: RewardWeighting, init_args: {reward: my_rewards.CalmReward, beta: %s}}"
+    )
     overlay = "trainer:\n  callbacks+:\n    - %s\n"
     with_reward = trained(overlay % (weighing % 2.0))
     without = trained(overlay % (weighing % 0.0))
