@@ -51,9 +51,12 @@ class Optimization:
     def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
         """Return the optimiser of those parameters that want a gradient."""
         wanted = [parameter for parameter in parameters if parameter.requires_grad]
-        return torch.optim.AdamW(
+        optimizer = torch.optim.AdamW(
             wanted, lr=self.lr_at(0), betas=self.betas, weight_decay=self.weight_decay
         )
+        # Autocast keeps cast weights until the training step ends, and we go on within it.
+        optimizer.register_step_post_hook(lambda *_: torch.clear_autocast_cache())
+        return optimizer
 
     def lr_at(self, step: int) -> float:
         """Return the learning rate of an optimiser step, a pure function of its number."""
