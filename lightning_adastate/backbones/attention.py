@@ -1,40 +1,178 @@
-"""Attention behind one function: PyTorch's own is default and reference, FlashAttention an option."""
+"""Attention behind one function: PyTorch's own kernel is default and reference, others are options."""
 
-# Shapes: B batch, S query tokens, K key tokens, N heads, D head dim.
+# Shapes: B batch, S query tokens, K key tokens, N heads, D head dim, F frames.
 
 from __future__ import annotations
 
+import importlib
+from abc import ABC, abstractmethod
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
-AttentionBackend = Literal["auto", "sdpa", "flash"]
+from lightning_adastate.backbones.masks import block_mask, token_mask
+
+AttentionBackend = Literal["auto", "sdpa", "cudnn", "flash", "flash3", "flex"]
+AttentionMask = Tensor | BlockMask
+"""Where a query may look: boolean ``[S, K]``, or FlexAttention's blocks."""
 
 
-@lru_cache(maxsize=1)
-def flash_reason() -> str | None:
-    """Return why FlashAttention cannot run here, or ``None`` if it can.
+class Kernel(ABC):
+    """One implementation of attention."""
 
-    The symbol itself is imported: other distributions share the package's name.
+    needs: str = ""
+
+    def missing(self) -> str | None:
+        """Return why it cannot run on this machine, or ``None`` if it can."""
+        return None
+
+    @abstractmethod
+    def takes(self, query_BSND: Tensor, mask: AttentionMask | None) -> bool:
+        """Return whether it applies to these tensors."""
+
+    @abstractmethod
+    def run(
+        self, query_BSND: Tensor, key_BKND: Tensor, value_BKND: Tensor, mask: AttentionMask | None
+    ) -> Tensor:
+        """Return the mixed values ``[B, S, N, D]``."""
+
+
+class Torch(Kernel):
+    """PyTorch's scaled dot-product attention, which picks its own kernel."""
+
+    needs = "a mask in tokens, or none"
+
+    def takes(self, query_BSND: Tensor, mask: AttentionMask | None) -> bool:
+        """Take all but block masks."""
+        return not isinstance(mask, BlockMask)
+
+    def run(
+        self, query_BSND: Tensor, key_BKND: Tensor, value_BKND: Tensor, mask: AttentionMask | None
+    ) -> Tensor:
+        """Call it with heads before tokens."""
+        assert not isinstance(mask, BlockMask)
+        out = functional.scaled_dot_product_attention(
+            query_BSND.transpose(1, 2),
+            key_BKND.transpose(1, 2),
+            value_BKND.transpose(1, 2),
+            attn_mask=mask,
+        )
+        return out.transpose(1, 2)
+
+
+class CuDNN(Torch):
+    """PyTorch's attention held to cuDNN's kernel."""
+
+    needs = "half precision on CUDA and no mask"
+
+    def missing(self) -> str | None:
+        """Ask for a CUDA device."""
+        return _no_cuda()
+
+    def takes(self, query_BSND: Tensor, mask: AttentionMask | None) -> bool:
+        """Take half precision on CUDA."""
+        return _half_on_cuda(query_BSND) and mask is None
+
+    def run(
+        self, query_BSND: Tensor, key_BKND: Tensor, value_BKND: Tensor, mask: AttentionMask | None
+    ) -> Tensor:
+        """Allow PyTorch no other kernel."""
+        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+            return super().run(query_BSND, key_BKND, value_BKND, mask)
+
+
+class Flash(Kernel):
+    """FlashAttention; the symbol itself is imported, for other distributions share the package's name.
+
+    Args:
+        module: Where ``flash_attn_func`` is.
+        remedy: How to get it.
     """
-    try:
-        from flash_attn import flash_attn_func  # noqa: F401
-    except (ImportError, OSError) as error:
-        return f"flash_attn does not import ({error}); install the extra `flash`"
-    return None if torch.cuda.is_available() else "there is no CUDA device"
+
+    needs = "half precision on CUDA and no mask"
+
+    def __init__(self, module: str, remedy: str) -> None:
+        self.module = module
+        self.remedy = remedy
+        self.call: Callable[..., Tensor | tuple[Tensor, Tensor]] | None = None
+
+    def missing(self) -> str | None:
+        """Import it, and ask for a CUDA device."""
+        try:
+            self.call = importlib.import_module(self.module).flash_attn_func
+        except (ImportError, OSError, AttributeError) as error:
+            return f"{self.module} does not import ({error}); {self.remedy}"
+        return _no_cuda()
+
+    def takes(self, query_BSND: Tensor, mask: AttentionMask | None) -> bool:
+        """Take half precision on CUDA."""
+        return _half_on_cuda(query_BSND) and mask is None
+
+    def run(
+        self, query_BSND: Tensor, key_BKND: Tensor, value_BKND: Tensor, mask: AttentionMask | None
+    ) -> Tensor:
+        """Call it; some versions return more than the values."""
+        if self.call is None:  # a model that came from another process
+            self.missing()
+        assert mask is None
+        assert self.call is not None
+        out = self.call(query_BSND, key_BKND, value_BKND)
+        return out if isinstance(out, Tensor) else out[0]
 
 
-def check_backend(backend: AttentionBackend) -> None:
-    """Refuse an explicit choice that cannot run here.
+class Flex(Kernel):
+    """FlexAttention, which skips what a frame mask hides instead of computing it."""
+
+    needs = "a frame mask, and a CUDA device to train"
+
+    def takes(self, query_BSND: Tensor, mask: AttentionMask | None) -> bool:
+        """Take block masks; PyTorch has no backward pass of it on the CPU."""
+        return isinstance(mask, BlockMask) and (query_BSND.is_cuda or not query_BSND.requires_grad)
+
+    def run(
+        self, query_BSND: Tensor, key_BKND: Tensor, value_BKND: Tensor, mask: AttentionMask | None
+    ) -> Tensor:
+        """Call it, compiled, with heads before tokens."""
+        assert isinstance(mask, BlockMask)
+        heads_first = (part.transpose(1, 2) for part in (query_BSND, key_BKND, value_BKND))
+        out: Tensor = _compiled_flex()(*heads_first, block_mask=mask)
+        return out.transpose(1, 2)
+
+
+KERNELS: dict[str, Kernel] = {
+    "sdpa": Torch(),
+    "cudnn": CuDNN(),
+    "flash": Flash("flash_attn", "install the extra `flash`"),
+    "flash3": Flash("flash_attn_interface", "build FlashAttention's `hopper` folder"),
+    "flex": Flex(),
+}
+CANDIDATES: dict[str, tuple[str, ...]] = {
+    "auto": ("flash3", "flash", "sdpa"),
+    "flex": ("flex", "sdpa"),
+}
+"""Kernels that a choice may take, best first; any other choice is that kernel alone.
+
+FlexAttention is for masks; passes without one are PyTorch's.
+"""
+
+
+def kernels_of(backend: AttentionBackend) -> tuple[str, ...]:
+    """Return the names of the kernels that a choice means on this machine, best first.
 
     Raises:
-        ValueError: If ``flash`` was asked for and is not available.
+        ValueError: If a kernel was named that cannot run here.
     """
-    if backend == "flash" and (reason := flash_reason()):
-        raise ValueError(f"attention `flash` is not available: {reason}; or use `sdpa`")
+    reason = None if backend == "auto" else KERNELS[backend].missing()
+    if reason is not None:
+        raise ValueError(f"attention `{backend}` is not available: {reason}; or use `sdpa`")
+    names = CANDIDATES.get(backend, (backend,))
+    return tuple(name for name in names if KERNELS[name].missing() is None)
 
 
 def attend(
@@ -42,8 +180,8 @@ def attend(
     key_BKND: Tensor,
     value_BKND: Tensor,
     *,
-    mask_SK: Tensor | None = None,
-    backend: AttentionBackend = "sdpa",
+    mask: AttentionMask | None = None,
+    kernels: tuple[str, ...] = ("sdpa",),
 ) -> Tensor:
     """Return ``softmax(q k / sqrt(D)) v``, ``[B, S, N, D]``.
 
@@ -51,29 +189,39 @@ def attend(
         query_BSND: Queries ``[B, S, N, D]``, already rotated where that applies.
         key_BKND: Keys ``[B, K, N, D]``.
         value_BKND: Values ``[B, K, N, D]``.
-        mask_SK: Where a query may look, boolean ``[S, K]``; ``None`` is everywhere.
-        backend: ``auto`` takes FlashAttention where it applies (CUDA, half precision, no mask).
+        mask: Where a query may look; ``None`` is everywhere.
+        kernels: Names to choose from; the first that applies is taken.
 
     Raises:
-        ValueError: If ``flash`` was asked for and does not apply to these tensors.
+        ValueError: If none applies to these tensors.
     """
-    if backend != "sdpa":
-        applies = mask_SK is None and query_BSND.is_cuda and query_BSND.element_size() == 2
-        if applies and flash_reason() is None:
-            from flash_attn import flash_attn_func
-
-            result: Tensor = flash_attn_func(query_BSND, key_BKND, value_BKND)
-            return result
-        if backend == "flash":
-            raise ValueError(
-                "attention `flash` needs half precision on CUDA and no mask, got "
-                f"{query_BSND.dtype} on {query_BSND.device} {'with' if mask_SK is not None else 'without'}"
-                " a mask; use `auto` or `sdpa`"
-            )
-    out = functional.scaled_dot_product_attention(
-        query_BSND.transpose(1, 2),
-        key_BKND.transpose(1, 2),
-        value_BKND.transpose(1, 2),
-        attn_mask=mask_SK,
+    for name in kernels:
+        if KERNELS[name].takes(query_BSND, mask):
+            return KERNELS[name].run(query_BSND, key_BKND, value_BKND, mask)
+    last = kernels[0]
+    raise ValueError(
+        f"attention `{last}` needs {KERNELS[last].needs}, got {query_BSND.dtype} on "
+        f"{query_BSND.device} {'without' if mask is None else 'with'} a mask; use `auto` or `sdpa`"
     )
-    return out.transpose(1, 2)
+
+
+def attention_mask(
+    mask_FF: Tensor, tokens_per_frame: int, device: torch.device, kernels: tuple[str, ...]
+) -> AttentionMask:
+    """Return a frame-level mask as the kernels take it."""
+    if "flex" in kernels:
+        return block_mask(mask_FF, tokens_per_frame, device)
+    return token_mask(mask_FF.to(device), tokens_per_frame)
+
+
+def _no_cuda() -> str | None:
+    return None if torch.cuda.is_available() else "there is no CUDA device"
+
+
+def _half_on_cuda(tensor: Tensor) -> bool:
+    return tensor.is_cuda and tensor.element_size() == 2
+
+
+@lru_cache(maxsize=1)
+def _compiled_flex() -> Callable[..., Tensor]:
+    return torch.compile(flex_attention, dynamic=False)

@@ -13,9 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
-from lightning_adastate.backbones.attention import AttentionBackend, check_backend
+from lightning_adastate.backbones.attention import AttentionBackend, attention_mask, kernels_of
 from lightning_adastate.backbones.base import Backbone
-from lightning_adastate.backbones.masks import token_mask
 from lightning_adastate.backbones.wan_block import WanBlock, WanHead, compiled_block
 from lightning_adastate.rope import rope_table, split_pairs
 from lightning_adastate.types import (
@@ -48,8 +47,9 @@ class WanTransformer(Backbone):
         text_dim: Width of the text embeddings.
         text_tokens: Text is zero-padded to this many tokens, and the padding is attended to.
         eps: Epsilon of all norms.
-        attention: ``sdpa`` is PyTorch's own; ``flash`` insists on FlashAttention; ``auto`` takes it
-            where it applies.
+        attention: ``sdpa`` is PyTorch's own; ``cudnn``, ``flash`` and ``flash3`` insist on that kernel and
+            need CUDA and half precision; ``auto`` takes FlashAttention where it applies; ``flex`` skips what a
+            frame mask hides (parallel training) and is ``sdpa`` elsewhere.
         checkpoint_activations: Recompute each block in the backward pass to save memory.
         compile_blocks: ``steady`` compiles a block with torch.compile and uses it once the window of a
             stream is full; training and the first chunks run plain.
@@ -81,7 +81,7 @@ class WanTransformer(Backbone):
         if patch_size[0] != 1:
             raise ValueError(f"`patch_size` must hold one latent frame, got {patch_size}")
         split_pairs(dim // num_heads)
-        check_backend(attention)
+        kernels = kernels_of(attention)
         self.in_channels = in_channels
         self.num_layers = num_layers
         self.num_heads = num_heads
@@ -90,6 +90,7 @@ class WanTransformer(Backbone):
         self.text_tokens = text_tokens
         self.freq_dim = freq_dim
         self.patch_size = patch_size
+        self.kernels = kernels
         self.checkpoint_activations = checkpoint_activations
         self.compile_blocks: Literal["never", "steady"] = compile_blocks
         patch = self.patch_size[1] * self.patch_size[2]
@@ -102,7 +103,7 @@ class WanTransformer(Backbone):
         )
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
         self.blocks = nn.ModuleList(
-            WanBlock(dim, ffn_dim, num_heads, eps, attention) for _ in range(num_layers)
+            WanBlock(dim, ffn_dim, num_heads, eps, kernels) for _ in range(num_layers)
         )
         self.head = WanHead(dim, patch * in_channels, eps)
         self._initialise()
@@ -172,9 +173,9 @@ class WanTransformer(Backbone):
             rope_table(tuple(float(p) for p in part), *grid, self.head_dim, latents_BFCHW.device)
             for part in positions
         )
-        mask_SK = None
+        mask = None
         if mask_FF is not None:
-            mask_SK = token_mask(mask_FF.to(latents_BFCHW.device), grid[0] * grid[1])
+            mask = attention_mask(mask_FF, grid[0] * grid[1], latents_BFCHW.device, self.kernels)
         x_BSE = self._patchify(latents_BFCHW)
         time_BFE, modulation = (self.embed_time(timestep_BF) if time is None else time).parts
         steady = window is not None and window.is_steady
@@ -182,7 +183,7 @@ class WanTransformer(Backbone):
         keys, values, queries = [], [], []
         for layer, block in enumerate(self._blocks()):
             layer_text = (text.key_LBSND[layer], text.value_LBSND[layer])
-            args = (x_BSE, modulation, tables, layer_text, _layer(window, layer), mask_SK)
+            args = (x_BSE, modulation, tables, layer_text, _layer(window, layer), mask)
             if self.checkpoint_activations and torch.is_grad_enabled():
                 x_BSE, key, value, query = checkpoint(block, *args, use_reentrant=False)
             elif compiled is not None:

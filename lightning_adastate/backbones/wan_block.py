@@ -11,7 +11,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from lightning_adastate.backbones.attention import AttentionBackend, attend
+from lightning_adastate.backbones.attention import AttentionMask, attend
 from lightning_adastate.rope import RopeTable, rotate
 
 log = logging.getLogger(__name__)
@@ -36,10 +36,10 @@ class RMSNorm(nn.Module):
 class WanAttention(nn.Module):
     """Hold the projections and qk-norms of one attention, self or cross."""
 
-    def __init__(self, dim: int, num_heads: int, eps: float, backend: AttentionBackend) -> None:
+    def __init__(self, dim: int, num_heads: int, eps: float, kernels: tuple[str, ...]) -> None:
         super().__init__()
         self.num_heads = num_heads
-        self.backend: AttentionBackend = backend
+        self.kernels = kernels
         self.q = nn.Linear(dim, dim)
         self.k = nn.Linear(dim, dim)
         self.v = nn.Linear(dim, dim)
@@ -55,9 +55,11 @@ class WanAttention(nn.Module):
         """Return normalised keys and values ``[B, S, N, D]``, not rotated."""
         return self._heads(self.norm_k(self.k(x_BSE))), self._heads(self.v(x_BSE))
 
-    def output(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    def output(
+        self, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None
+    ) -> Tensor:
         """Attend and project, ``[B, S, E]``."""
-        mixed = attend(query, key, value, mask_SK=mask, backend=self.backend)
+        mixed = attend(query, key, value, mask=mask, kernels=self.kernels)
         out: Tensor = self.o(mixed.flatten(2))
         return out
 
@@ -70,13 +72,13 @@ class WanBlock(nn.Module):
     """One transformer block with per-frame modulation."""
 
     def __init__(
-        self, dim: int, ffn_dim: int, num_heads: int, eps: float, backend: AttentionBackend
+        self, dim: int, ffn_dim: int, num_heads: int, eps: float, kernels: tuple[str, ...]
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps, elementwise_affine=False)
-        self.self_attn = WanAttention(dim, num_heads, eps, backend)
+        self.self_attn = WanAttention(dim, num_heads, eps, kernels)
         self.norm3 = nn.LayerNorm(dim, eps)
-        self.cross_attn = WanAttention(dim, num_heads, eps, backend)
+        self.cross_attn = WanAttention(dim, num_heads, eps, kernels)
         self.norm2 = nn.LayerNorm(dim, eps, elementwise_affine=False)
         self.ffn = nn.Sequential(
             nn.Linear(dim, ffn_dim), nn.GELU(approximate="tanh"), nn.Linear(ffn_dim, dim)
@@ -90,7 +92,7 @@ class WanBlock(nn.Module):
         tables: tuple[RopeTable, RopeTable],
         text: tuple[Tensor, Tensor],
         context: tuple[Tensor, Tensor, int, bool] | None,
-        mask_SK: Tensor | None,
+        mask: AttentionMask | None,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Return the tokens after the block, and the raw keys, values and queries ``[B, S, N, D]``."""
         frames = modulation_BF6E.shape[1]
@@ -103,7 +105,7 @@ class WanBlock(nn.Module):
         query = rotate(raw_query, tables[0])
         raw_key, value = self.self_attn.key_value(normed)
         key, values = _join(context, rotate(raw_key, tables[1]), value)
-        mixed = self.self_attn.output(query, key, values, mask_SK)
+        mixed = self.self_attn.output(query, key, values, mask)
         x_BSE = x_BSE + _gate(mixed, frames, gate_a)
 
         query = self.cross_attn.query(self.norm3(x_BSE))
