@@ -1,43 +1,33 @@
-"""One chunk: how it is laid out, its passes (what they read, their noise), and how it is closed."""
+"""One chunk: how it is laid out, and its passes: what they read, and their noise."""
 
 # Shapes: L layers, B batch, F frames, S tokens, N heads, D head dim, C channels, H W latent height / width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Literal
+from collections.abc import Hashable, Sequence
 
 import torch
 from torch import Tensor
 
-from lightning_adastate.anchors.base import Anchor
 from lightning_adastate.backbones.base import Backbone
-from lightning_adastate.caches.base import Cache, count_frames, split_oldest
+from lightning_adastate.caches.base import count_frames, split_oldest
 from lightning_adastate.chunk_plan import Plan
 from lightning_adastate.noise import NoiseKey, NoiseSource, Slot
+from lightning_adastate.pass_graphs import Call
 from lightning_adastate.rope import RopeTable, places_table, rope_table, rotate
 from lightning_adastate.scratch import Scratch
 from lightning_adastate.types import (
     KV,
     BackboneOutput,
-    Committed,
     LivePositions,
     StreamState,
+    TimeEmbedding,
     Window,
 )
 
-KVGradient = Literal["detach", "straight_through", "state", "all"]
-"""What the cached keys and values pass back to the chunk that made them.
-
-``detach``: nothing (the paper). ``straight_through``: the clean values, the exit pass's gradient (the
-public Self-Forcing code). ``state``: the clean pass keeps its graph for state frames. ``all``: for
-state and content.
-"""
-
 
 class ChunkRun:
-    """One chunk: how it is laid out, its passes (what they read, their noise), and how it is closed."""
+    """One chunk: how it is laid out, and its passes: what they read, and their noise."""
 
     def __init__(
         self,
@@ -78,23 +68,54 @@ class ChunkRun:
             reads_window: How many of the newest cached frames it sees; ``None`` is all.
         """
         assert self.state.text_kv is not None, "a loaded state needs `Streamer.resume`"
-        live = latents_BFCHW.shape[1]
-        query, key = (part[:live] for part in self.plan.positions.live)
+        query, key = (part[: latents_BFCHW.shape[1]] for part in self.plan.positions.live)
+        positions = LivePositions(self._relative(query), self._relative(key))
+        window = self.window(reads_anchor, reads_window)
         time = None
-        if not isinstance(timestep, Tensor):
-            if self.scratch is not None:
-                time = self.scratch.time(timestep, self.backbone, latents_BFCHW)
+        if isinstance(timestep, tuple) and self.scratch is not None:
+            time = self.scratch.time(timestep, self.backbone, latents_BFCHW)
+        numbers = timestep
+        if isinstance(timestep, tuple):
             timestep = self.per_frame(timestep, latents_BFCHW)
-        return self.backbone(  # type: ignore[no-any-return]
-            latents_BFCHW,
-            timestep_BF=timestep.expand(latents_BFCHW.shape[0], -1),
-            time=time,
-            text=self.state.text_kv,
-            positions=LivePositions(self._relative(query), self._relative(key)),
-            window=self.window(reads_anchor, reads_window),
-            return_kv=return_kv,
-            return_query=return_kv and self.query,
-        )
+        timestep_BF = timestep.expand(latents_BFCHW.shape[0], -1)
+
+        def call(live_BFCHW: Tensor) -> BackboneOutput:
+            return self.backbone(  # type: ignore[no-any-return]
+                live_BFCHW,
+                timestep_BF=timestep_BF,
+                time=time,
+                text=self.state.text_kv,
+                positions=positions,
+                window=window,
+                return_kv=return_kv,
+                return_query=return_kv and self.query,
+            )
+
+        if time is None or window is None or not window.is_steady:
+            return call(latents_BFCHW)
+        kind = (numbers, positions, window.num_tokens, return_kv, latents_BFCHW.shape)
+        return self._replay(kind, (window, time, positions), call, latents_BFCHW)
+
+    def _replay(
+        self,
+        kind: Hashable,
+        reads: tuple[Window, TimeEmbedding, LivePositions],
+        call: Call,
+        latents_BFCHW: Tensor,
+    ) -> BackboneOutput:
+        """Make a pass of a full window, from its recording where the backbone wants one.
+
+        The recording must keep alive all that it reads: rotation tables too, which are memoised and may
+        be forgotten.
+        """
+        if self.scratch is None or self.backbone.cuda_graphs == "never":
+            return call(latents_BFCHW)
+        window, time, positions = reads
+        grid = self.backbone.token_grid(*self.state.latent_shape[1:])
+        device, head_dim = latents_BFCHW.device, self.backbone.head_dim
+        tables = (rope_table(part, *grid, head_dim, device) for part in positions)
+        memory = (window.key_LBSND, window.value_LBSND, time, self.state.text_kv, *tables)
+        return self.scratch.graphs.run(kind, memory, call, latents_BFCHW)
 
     def per_frame(self, values: tuple[float, ...], like: Tensor) -> Tensor:
         """Return one number per live frame, ``[1, F]``."""
@@ -231,58 +252,3 @@ class ChunkRun:
             shape = (*time.shape[:3], part.key_LBFTND.shape[3])
             tables.append(places_table(time.expand(shape), row, column, head_dim))
         return tables
-
-
-def close_chunk(
-    anchor: Anchor,
-    cache: Cache,
-    state: StreamState,
-    plan: Plan,
-    x0_BFCHW: Tensor,
-    kept: BackboneOutput,
-    kv_gradient: KVGradient,
-    grid: tuple[int, int],
-) -> StreamState:
-    """Hand the committed frames to anchor and window, and return the state after the chunk.
-
-    Args:
-        anchor: Gets state frames and content.
-        cache: Says how many clean latents are kept.
-        state: The state before.
-        plan: The chunk's layout.
-        x0_BFCHW: Its clean live frames, state frames first.
-        kept: Keys, values and queries of the pass that is committed.
-        kv_gradient: What they pass back.
-        grid: Rows and columns of a frame's tokens.
-    """
-    kv, query = kept.kv, kept.query_LBFTND
-    assert kv is not None, "a schedule must commit one pass"
-    count = plan.num_state
-    first, last = state.first_frame, state.first_frame + plan.num_content
-    hidden, content = x0_BFCHW[:, :count], x0_BFCHW[:, count:]
-    if kv_gradient == "detach":
-        kv = kv.detach()
-    state_kv = replace(kv.frames(0, count), births=tuple(range(first, first + count)))
-    content_kv = replace(kv.frames(count), births=tuple(range(first, last)))
-    if kv_gradient == "state":
-        content_kv = content_kv.detach()
-    committed = Committed(
-        content=content_kv,
-        content_latents_BFCHW=content.detach(),
-        state=state_kv if count else None,
-        state_latents_BFCHW=hidden.detach() if count else None,
-        grid=grid,
-        query_LBFTND=None if query is None else query[:, :, count:].detach(),
-    )
-    recent = content.detach()
-    if state.recent_BFCHW is not None:
-        recent = torch.cat([state.recent_BFCHW, recent], dim=1)
-    return replace(
-        state,
-        chunk=state.chunk + 1,
-        first_frame=last,
-        blocks=(*plan.kept, content_kv),
-        anchor=anchor.commit(plan.contents, committed),
-        recent_BFCHW=recent[:, -cache.max_frames :],
-        history=plan.history,
-    )

@@ -7,6 +7,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from lightning_adastate.backbones.base import Backbone
+from lightning_adastate.pass_graphs import PassGraphs
 from lightning_adastate.types import TimeEmbedding
 
 
@@ -14,9 +15,13 @@ class Scratch:
     """Reusable memory for the rotated window, allocated once and filled once per chunk, and constants.
 
     It holds no state: a new one gives the same stream. Weights must not change while it is in use.
+
+    Args:
+        graphs: Records the passes of a full window, where the backbone asks for it; ``None`` is a new one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, graphs: PassGraphs | None = None) -> None:
+        self.graphs = PassGraphs() if graphs is None else graphs
         self._buffers: dict[str, tuple[Tensor, Tensor]] = {}
         self._numbers: dict[tuple[float, ...], Tensor] = {}
         self._times: dict[tuple[float, ...], TimeEmbedding] = {}

@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from lightning_adastate.anchors.base import Anchor
 from lightning_adastate.backbones.base import Backbone
 from lightning_adastate.caches.base import Cache, split_oldest
+from lightning_adastate.chunk_close import KVGradient, close_chunk
 from lightning_adastate.chunk_plan import Plan, place_frames, plan_chunk
-from lightning_adastate.chunk_run import ChunkRun, KVGradient, close_chunk
+from lightning_adastate.chunk_run import ChunkRun
 from lightning_adastate.denoising import denoise
 from lightning_adastate.flow import add_noise
 from lightning_adastate.noise import CounterNoise, NoiseSource

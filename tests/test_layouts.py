@@ -28,7 +28,7 @@ from lightning_adastate.anchors import (
     TriangularAnchor,
 )
 from lightning_adastate.caches import RelativisticCache, SlidingCache
-from lightning_adastate.chunk_run import close_chunk
+from lightning_adastate.chunk_close import close_chunk
 from lightning_adastate.noise import NoiseKey
 from lightning_adastate.schedules import FewStepSchedule
 from lightning_adastate.streamer import Streamer

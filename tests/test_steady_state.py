@@ -18,6 +18,8 @@ from lightning_adastate.anchors import (
 )
 from lightning_adastate.backbones import wan_block
 from lightning_adastate.caches import RelativisticCache
+from lightning_adastate.events import kv_flush, prompt_switch
+from lightning_adastate.pass_graphs import PassGraphs, Recording
 from lightning_adastate.schedules import DiagonalSchedule, FewStepSchedule, RollingSchedule
 from lightning_adastate.scratch import Scratch
 from lightning_adastate.streamer import Streamer
@@ -180,3 +182,124 @@ def test_what_is_wrong_with_the_input_is_not_blamed_on_the_compiler(monkeypatch)
         streamer.step(replace(chunk.state), scratch=scratch)
     assert not wan_block.compiled_block().failed
     wan_block.compiled_block.cache_clear()
+
+
+class Tape:
+    """Records a pass as a CUDA graph does: a replay writes into the memory of the recording."""
+
+    def __init__(self, reason=None):
+        self.reason, self.recorded, self.replayed = reason, 0, 0
+
+    def missing(self, sample):
+        return self.reason
+
+    def record(self, call):
+        self.recorded += 1
+        output = call()
+        output.velocity_BFCHW.fill_(float("nan"))  # recording computes nothing
+
+        def replay():
+            self.replayed += 1
+            again = call()
+            output.velocity_BFCHW.copy_(again.velocity_BFCHW)
+            if output.kv is not None:
+                output.kv.key_LBFTND.copy_(again.kv.key_LBFTND)
+                output.kv.value_LBFTND.copy_(again.kv.value_LBFTND)
+            if output.query_LBFTND is not None:
+                output.query_LBFTND.copy_(again.query_LBFTND)
+
+        return Recording(replay, output)
+
+
+def recorded(streamer, state, chunks, tape):
+    """Latents of a stream whose passes are recorded."""
+    scratch, found = Scratch(PassGraphs(tape)), []
+    streamer.backbone.cuda_graphs = "steady"
+    with torch.no_grad():
+        for _ in range(chunks):
+            chunk = streamer.step(state, scratch=scratch)
+            found.append(chunk.latents_BFCHW)
+            state = chunk.state
+    return found
+
+
+@pytest.mark.parametrize("anchor", ANCHORS)
+def test_recorded_passes_give_the_same_stream(anchor):
+    streamer, tape = model(anchor), Tape()
+    state = streamer.start(text(2), latent_shape=LATENT)
+    expected = [chunk.latents_BFCHW for chunk in streamer.stream(state, 12)]
+    found = recorded(streamer, state, 12, tape)
+    assert tape.replayed >= 15
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_every_kind_of_pass_is_recorded_once():
+    streamer, tape = model("static"), Tape()
+    recorded(streamer, streamer.start(text(), latent_shape=LATENT), 14, tape)
+    assert tape.recorded == 5
+    assert tape.replayed % 5 == 0
+
+
+def test_other_text_is_recorded_anew_and_a_flush_runs_plain():
+    streamer, tape = model("static"), Tape()
+    timeline = (prompt_switch(9, prompt=1), kv_flush(13, keep_frames=1))
+    start = {"later_texts": [text(1, 8)], "timeline": timeline}
+    state = streamer.start(text(), latent_shape=LATENT, **start)
+    expected = [chunk.latents_BFCHW for chunk in streamer.stream(state, 20)]
+    found = recorded(streamer, state, 20, tape)
+    assert tape.recorded == 15
+    for a, b in zip(found, expected, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_what_a_chunk_keeps_is_not_overwritten_by_the_next():
+    streamer, tape = model("static"), Tape()
+    scratch, state = Scratch(PassGraphs(tape)), streamer.start(text(), latent_shape=LATENT)
+    streamer.backbone.cuda_graphs = "steady"
+    kept = []
+    with torch.no_grad():
+        for _ in range(10):
+            state = streamer.step(state, scratch=scratch).state
+            kept.append((state.blocks[-1], state.blocks[-1].key_LBFTND.clone()))
+    assert all(torch.equal(block.key_LBFTND, before) for block, before in kept)
+
+
+@pytest.mark.parametrize("reason", ["the stream is on cpu", None])
+def test_where_recording_fails_passes_run_plain_with_one_warning(monkeypatch, caplog, reason):
+    streamer, tape = model("static"), Tape(reason)
+
+    def broken(call):
+        raise RuntimeError("operation not permitted when stream is capturing")
+
+    monkeypatch.setattr(tape, "record", broken)
+    state = streamer.start(text(), latent_shape=LATENT)
+    expected = [chunk.latents_BFCHW for chunk in streamer.stream(state, 8)]
+    with caplog.at_level(logging.WARNING):
+        found = recorded(streamer, state, 8, tape)
+    assert torch.equal(found[-1], expected[-1])
+    assert caplog.text.count("they run plain") == 1
+
+
+def test_without_cuda_a_stream_says_so_once_and_goes_on(caplog):
+    streamer = model("static")
+    state = streamer.start(text(), latent_shape=LATENT)
+    expected = [chunk.latents_BFCHW for chunk in streamer.stream(state, 8)]
+    streamer.backbone.cuda_graphs = "steady"
+    with caplog.at_level(logging.WARNING):
+        found = [chunk.latents_BFCHW for chunk in streamer.stream(state, 8)]
+    assert torch.equal(found[-1], expected[-1])
+    assert caplog.text.count("the stream is on cpu") == 1
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("compiled", ["never", "steady"])
+def test_cuda_graphs_give_the_same_stream(compiled):
+    streamer = model("adaptive").to("cuda")
+    state = streamer.start(text().cuda(), latent_shape=LATENT)
+    streamer.backbone.compile_blocks = compiled
+    expected = [chunk.latents_BFCHW for chunk in streamer.stream(state, 12)]
+    streamer.backbone.cuda_graphs = "steady"
+    found = [chunk.latents_BFCHW for chunk in streamer.stream(state, 12)]
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=0)

@@ -7,6 +7,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Collection
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -14,13 +15,17 @@ from lightning_adastate.types import BackboneOutput, LivePositions, TextKV, Time
 
 
 class Backbone(nn.Module, ABC):
-    """Predict velocity. A backbone never writes a cache and holds no stream state."""
+    """Predict velocity. A backbone never writes a cache and holds no stream state.
+
+    ``cuda_graphs: steady`` lets a stream record its passes once the window is full.
+    """
 
     in_channels: int
     num_layers: int
     num_heads: int
     head_dim: int
     text_dim: int
+    cuda_graphs: Literal["never", "steady"] = "never"
 
     @abstractmethod
     def tokens_per_frame(self, height: int, width: int) -> int:

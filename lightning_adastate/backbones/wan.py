@@ -53,6 +53,8 @@ class WanTransformer(Backbone):
         checkpoint_activations: Recompute each block in the backward pass to save memory.
         compile_blocks: ``steady`` compiles a block with torch.compile and uses it once the window of a
             stream is full; training and the first chunks run plain.
+        cuda_graphs: ``steady`` records the passes of a stream as CUDA graphs once its window is full, and
+            replays them; where that cannot be done they run plain, with a warning.
 
     Raises:
         ValueError: If sizes do not divide, or the attention asked for is not available.
@@ -74,6 +76,7 @@ class WanTransformer(Backbone):
         attention: AttentionBackend = "sdpa",
         checkpoint_activations: bool = False,
         compile_blocks: Literal["never", "steady"] = "never",
+        cuda_graphs: Literal["never", "steady"] = "never",
     ) -> None:
         super().__init__()
         if dim % num_heads:
@@ -93,6 +96,7 @@ class WanTransformer(Backbone):
         self.kernels = kernels
         self.checkpoint_activations = checkpoint_activations
         self.compile_blocks: Literal["never", "steady"] = compile_blocks
+        self.cuda_graphs = cuda_graphs
         patch = self.patch_size[1] * self.patch_size[2]
         self.patch_embedding = nn.Conv3d(in_channels, dim, self.patch_size, self.patch_size)
         self.text_embedding = nn.Sequential(
