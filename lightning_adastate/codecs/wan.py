@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_adastate.codecs import wan_fast, wan_plain
 from lightning_adastate.codecs.base import Codec, CodecState
+from lightning_adastate.codecs.wan_native import load_native, native_file
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -31,7 +32,7 @@ class WanCodec(Codec):
 
     Args:
         folder: A folder with ``config.json`` and weights as diffusers writes them, or one that has it in
-            ``vae``, or a model's name on the hub.
+            ``vae``, or a folder with Wan's own ``Wan2.1_VAE.pth``, or that file, or a model's name on the hub.
         path: ``plain`` runs diffusers' modules frame by frame. ``fast`` runs the same weights with several
             frames at once, channels last and less traffic; it differs from ``plain`` by rounding.
         frames_per_pass: Latent frames that ``fast`` decodes or encodes at once; more needs more memory.
@@ -165,11 +166,25 @@ def load_vae(folder: str, dtype: torch.dtype) -> AutoencoderKLWan:
         ImportError: If diffusers is not installed.
     """
     try:
-        from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+        import diffusers  # noqa: F401
     except ImportError as error:
         raise ImportError(
             "WanCodec needs diffusers: pip install 'lightning-adastate[wan]'"
         ) from error
+    native = native_file(folder)
+    vae = _from_diffusers(folder, dtype) if native is None else load_native(native, dtype)
+    config = vae.config
+    if config["is_residual"] or config["patch_size"] is not None or config["attn_scales"]:
+        raise ValueError(
+            f"{folder!r} holds another VAE (Wan2.2's, or one with attention among its blocks); "
+            "WanCodec knows Wan2.1's: 16 channels, stride 8"
+        )
+    return vae.eval().requires_grad_(requires_grad=False)
+
+
+def _from_diffusers(folder: str, dtype: torch.dtype) -> AutoencoderKLWan:
+    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+
     is_bare = (Path(folder) / "config.json").is_file()
     try:
         vae: AutoencoderKLWan = AutoencoderKLWan.from_pretrained(
@@ -179,12 +194,6 @@ def load_vae(folder: str, dtype: torch.dtype) -> AutoencoderKLWan:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"cannot load Wan's VAE from {folder!r}: {line}; give a folder with config.json and "
-            "weights (or with a folder vae that has them), or a name on the hub"
+            "weights (or with a folder vae that has them), one with Wan2.1_VAE.pth, or a name on the hub"
         ) from error
-    config = vae.config
-    if config["is_residual"] or config["patch_size"] is not None or config["attn_scales"]:
-        raise ValueError(
-            f"{folder!r} holds another VAE (Wan2.2's, or one with attention among its blocks); "
-            "WanCodec knows Wan2.1's: 16 channels, stride 8"
-        )
-    return vae.eval().requires_grad_(requires_grad=False)
+    return vae

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from lightning_adastate.text.base import TextEncoder
+from lightning_adastate.text.umt5_native import load_native, native_folders
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
@@ -32,8 +33,9 @@ class UMT5Encoder(TextEncoder):
     prompt and leave the device after each call.
 
     Args:
-        folder: A folder with ``text_encoder`` and ``tokenizer`` as diffusers writes them, or one with a
-            model and its tokenizer side by side, or a model's name on the hub.
+        folder: A folder with ``text_encoder`` and ``tokenizer`` as diffusers writes them, or one of Wan's own
+            (``models_t5_umt5-xxl-enc-bf16.pth`` and ``google/umt5-xxl``), or one with a model and its
+            tokenizer side by side, or a model's name on the hub.
         text_dim: Length of a token's vector; must be the model's.
         max_tokens: The most tokens of a prompt, its end mark included.
         dtype: Of weights and embeddings.
@@ -82,8 +84,9 @@ class UMT5Encoder(TextEncoder):
         options = f"umt5/{self.text_dim}/{self.max_tokens}/{self.dtype}/{self.too_long}"
         digest = hashlib.sha256(options.encode())
         folders = dict.fromkeys(find_folders(self.folder))
-        for file in sorted(f for folder in folders for f in folder.iterdir() if f.is_file()):
-            if file.suffix in {".json", ".model", ".txt", ".safetensors", ".bin"}:
+        inside = [[place] if place.is_file() else place.iterdir() for place in folders]
+        for file in sorted(file for files in inside for file in files if file.is_file()):
+            if file.suffix in {".json", ".model", ".txt", ".safetensors", ".bin", ".pth"}:
                 digest.update(f"/{file.name}/{file.stat().st_size}/".encode() + sampled(file))
         return digest.hexdigest()[:16]
 
@@ -178,25 +181,18 @@ def load_umt5(
         ImportError: If transformers is not installed.
     """
     try:
-        from transformers import AutoConfig, AutoTokenizer, UMT5EncoderModel
+        from transformers import AutoTokenizer
     except ImportError as error:
         raise ImportError(
             "UMT5Encoder needs transformers: pip install 'lightning-adastate[wan]'"
         ) from error
     weights, words = find_folders(folder)
     try:
-        config = AutoConfig.from_pretrained(weights)
-        if config.model_type != "umt5":
-            raise ValueError(f"it is a {config.model_type} model, not umt5")
-        if config.d_model != text_dim:
-            raise ValueError(
-                f"its vectors have {config.d_model} numbers, `text_dim` is {text_dim}"
-            )
         tokenizer = AutoTokenizer.from_pretrained(words)
-        loaded = UMT5EncoderModel.from_pretrained(weights, dtype=dtype, output_loading_info=True)
-        model, report = cast("tuple[UMT5EncoderModel, dict[str, set[str]]]", loaded)
-        if report["missing_keys"]:
-            raise ValueError(f"its weights lack {min(report['missing_keys'])}")
+        model = load_native(weights, dtype) if weights.is_file() else _from_folder(weights, dtype)
+        width = model.config.d_model
+        if width != text_dim:
+            raise ValueError(f"its vectors have {width} numbers, `text_dim` is {text_dim}")
     except (OSError, ValueError) as error:
         line = (str(error).splitlines() or [type(error).__name__])[0]
         raise ValueError(f"cannot load a UMT5 encoder from {folder!r}: {line}") from error
@@ -204,8 +200,22 @@ def load_umt5(
     return model, tokenizer
 
 
+def _from_folder(weights: Path, dtype: torch.dtype) -> UMT5EncoderModel:
+    """Return the encoder of a folder of transformers'."""
+    from transformers import AutoConfig, UMT5EncoderModel
+
+    config = AutoConfig.from_pretrained(weights)
+    if config.model_type != "umt5":
+        raise ValueError(f"it is a {config.model_type} model, not umt5")
+    loaded = UMT5EncoderModel.from_pretrained(weights, dtype=dtype, output_loading_info=True)
+    model, report = cast("tuple[UMT5EncoderModel, dict[str, set[str]]]", loaded)
+    if report["missing_keys"]:
+        raise ValueError(f"its weights lack {min(report['missing_keys'])}")
+    return model
+
+
 def find_folders(folder: str) -> tuple[Path, Path]:
-    """Return the folders of the weights and of the tokenizer, from the hub if there is no such folder.
+    """Return where weights (a folder, or Wan's own file) and tokenizer are, from the hub if need be.
 
     Raises:
         ValueError: If it is neither a folder nor can be fetched.
@@ -213,6 +223,8 @@ def find_folders(folder: str) -> tuple[Path, Path]:
     root = Path(folder)
     if not root.is_dir():
         root = _fetch(folder)
+    if (native := native_folders(root)) is not None:
+        return native
     if (root / "text_encoder").is_dir():
         return root / "text_encoder", root / "tokenizer"
     return root, root

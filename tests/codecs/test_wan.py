@@ -1,5 +1,7 @@
 """Wan's VAE, at a tiny size, with random weights in the real format."""
 
+import re
+
 import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -249,3 +251,93 @@ def test_another_vae_is_refused(tmp_path, config):
     tiny_vae(**config).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="holds another VAE"):
         WanCodec(str(tmp_path))
+
+
+# -- Wan's own file ---------------------------------------------------------------------------------
+
+
+def to_native(name):
+    """Wan's own name for one of diffusers'."""
+    for theirs, ours in (
+        (r"^quant_conv", "conv1"),
+        (r"^post_quant_conv", "conv2"),
+        (r"mid_block\.resnets\.0\.", "middle.0."),
+        (r"mid_block\.attentions\.0\.", "middle.1."),
+        (r"mid_block\.resnets\.1\.", "middle.2."),
+        (r"norm_out", "head.0"),
+        (r"conv_out", "head.2"),
+        (r"conv_in", "conv1"),
+        (r"down_blocks\.", "downsamples."),
+        (r"conv_shortcut", "shortcut"),
+    ):
+        name = re.sub(theirs, ours, name)
+    up = r"up_blocks\.(\d)\.(resnets|upsamplers)\.(\d)\."
+    name = re.sub(
+        up, lambda m: f"upsamples.{4 * int(m[1]) + (int(m[3]) if m[2] == 'resnets' else 3)}.", name
+    )
+    for theirs, ours in (("norm1", 0), ("conv1", 2), ("norm2", 3), ("conv2", 6)):
+        name = re.sub(rf"((samples|middle)\.\d+)\.{theirs}\.", rf"\1.residual.{ours}.", name)
+    return name
+
+
+@pytest.fixture(scope="module")
+def native(tmp_path_factory):
+    """A folder of Wan's own, and the VAE that it holds."""
+    folder = tmp_path_factory.mktemp("native")
+    vae = tiny_vae(dim_mult=[1, 2, 4, 4], num_res_blocks=2)
+    weights = {to_native(name): weight for name, weight in vae.state_dict().items()}
+    assert {
+        "encoder.downsamples.2.resample.1.weight",
+        "decoder.upsamples.3.time_conv.bias",
+    } <= weights.keys()
+    assert {
+        "decoder.head.0.gamma",
+        "encoder.middle.1.to_qkv.weight",
+        "conv1.bias",
+    } <= weights.keys()
+    torch.save(weights, folder / "Wan2.1_VAE.pth")
+    return folder, vae
+
+
+def test_wans_own_file_gives_the_same_vae(native):
+    folder, vae = native
+    for place in (folder, folder / "Wan2.1_VAE.pth"):
+        loaded = WanCodec(str(place), path="plain").vae
+        expected = vae.state_dict()
+        assert loaded.state_dict().keys() == expected.keys()
+        assert all(torch.equal(w, expected[n]) for n, w in loaded.state_dict().items())
+    assert WanCodec(str(folder), dtype="bfloat16").vae.dtype == torch.bfloat16
+
+
+def test_the_real_vae_has_the_names_of_wans_own_file():
+    with torch.device("meta"):
+        names = [to_native(name) for name in AutoencoderKLWan().state_dict()]
+    assert len(names) == len(set(names)) == 194
+    assert not [name for name in names if "block" in name or "resnet" in name or "norm1" in name]
+
+
+def test_another_file_is_refused(native, tmp_path):
+    folder, _ = native
+    weights = torch.load(folder / "Wan2.1_VAE.pth", weights_only=True)
+    for change, message in (
+        (
+            lambda w: w.pop("encoder.conv1.weight"),
+            "no file of Wan2.1's VAE: it lacks 'encoder.conv_in.weight'",
+        ),
+        (
+            lambda w: w.pop("decoder.head.2.bias"),
+            "no file of Wan2.1's VAE: Missing key.*decoder.conv_out.bias",
+        ),
+        (
+            lambda w: w.update(extra=torch.zeros(1)),
+            "no file of Wan2.1's VAE: Unexpected key.*extra",
+        ),
+    ):
+        changed = dict(weights)
+        change(changed)
+        torch.save(changed, tmp_path / "vae.pth")
+        with pytest.raises(ValueError, match=message):
+            WanCodec(str(tmp_path / "vae.pth"))
+    (tmp_path / "vae.pth").write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="cannot read weights from .*vae.pth"):
+        WanCodec(str(tmp_path / "vae.pth"))

@@ -1,6 +1,7 @@
 """UMT5 and the cache of its embeddings, at a tiny size, with random weights and a tokenizer in the real format."""
 
 import logging
+import re
 import shutil
 
 import pytest
@@ -18,6 +19,7 @@ from transformers import (
 
 from lightning_adastate.text import CachedEncoder, UMT5Encoder, VocabularyEncoder
 from lightning_adastate.text.umt5 import clean
+from lightning_adastate.text.umt5_native import config_of
 
 SIZES = {
     "vocab_size": 64,
@@ -175,6 +177,90 @@ def test_weights_that_are_not_all_there_are_refused(folder, tmp_path):
     save_file({n: t for n, t in weights.items() if n != gone}, file, {"format": "pt"})
     with pytest.raises(ValueError, match=f"its weights lack {gone}"):
         encoder(tmp_path)(PROMPTS)
+
+
+def to_native(name):
+    """Wan's own name for one of transformers'."""
+    for theirs, ours in (
+        (r"^shared", "token_embedding"),
+        (r"^encoder\.final_layer_norm", "norm"),
+        (r"^encoder\.block", "blocks"),
+        (r"layer\.(\d)\.layer_norm", lambda found: f"norm{int(found[1]) + 1}"),
+        (r"layer\.0\.SelfAttention\.relative_attention_bias", "pos_embedding.embedding"),
+        (r"layer\.0\.SelfAttention", "attn"),
+        (r"layer\.1\.DenseReluDense\.wi_0", "ffn.gate.0"),
+        (r"layer\.1\.DenseReluDense\.wi_1", "ffn.fc1"),
+        (r"layer\.1\.DenseReluDense\.wo", "ffn.fc2"),
+    ):
+        name = re.sub(theirs, ours, name)
+    return name
+
+
+@pytest.fixture
+def native(folder, tmp_path):
+    """The same encoder as a folder of Wan's own."""
+    weights = load_file(folder / "text_encoder" / "model.safetensors")
+    weights.pop("encoder.embed_tokens.weight", None)
+    found = {to_native(name): weight for name, weight in weights.items()}
+    torch.save(found, tmp_path / "models_t5_umt5-xxl-enc-bf16.pth")
+    shutil.copytree(folder / "tokenizer", tmp_path / "google" / "umt5-xxl")
+    return tmp_path, found
+
+
+def test_wans_own_file_gives_the_same_embeddings(folder, native):
+    root, weights = native
+    assert sorted(n for n in weights if n.startswith("blocks.1")) == [
+        "blocks.1.attn.k.weight",
+        "blocks.1.attn.o.weight",
+        "blocks.1.attn.q.weight",
+        "blocks.1.attn.v.weight",
+        "blocks.1.ffn.fc1.weight",
+        "blocks.1.ffn.fc2.weight",
+        "blocks.1.ffn.gate.0.weight",
+        "blocks.1.norm1.weight",
+        "blocks.1.norm2.weight",
+        "blocks.1.pos_embedding.embedding.weight",
+    ]
+    assert torch.equal(encoder(root)(PROMPTS), encoder(folder)(PROMPTS))
+
+
+def test_only_text_files_are_part_of_the_fingerprint_of_a_folder_of_wans(native):
+    root, weights = native
+    own = encoder(root).fingerprint
+    (root / "diffusion_pytorch_model.safetensors").write_bytes(b"another part")
+    assert encoder(root).fingerprint == own
+    weights["norm.weight"] += 1.0
+    torch.save(weights, root / "models_t5_umt5-xxl-enc-bf16.pth")
+    assert encoder(root).fingerprint != own
+
+
+def test_another_file_is_refused(native):
+    root, weights = native
+    file = root / "models_t5_umt5-xxl-enc-bf16.pth"
+    for gone, message in (
+        ("blocks.1.norm2.weight", "Missing key.*encoder.block.1.layer.1.layer_norm.weight"),
+        ("token_embedding.weight", "it lacks 'shared.weight'"),
+    ):
+        torch.save({name: w for name, w in weights.items() if name != gone}, file)
+        with pytest.raises(ValueError, match=f"no file of Wan's UMT5: {message}"):
+            encoder(root)(PROMPTS)
+
+
+def test_the_real_encoder_is_read_from_its_shapes():
+    with torch.device("meta"):
+        real = UMT5EncoderModel(
+            UMT5Config(
+                vocab_size=256384, d_model=4096, d_kv=64, d_ff=10240, num_layers=24, num_heads=64
+            )
+        )
+    config = config_of(real.state_dict())
+    for name in ("vocab_size", "d_model", "d_kv", "d_ff", "num_layers", "num_heads"):
+        assert getattr(config, name) == getattr(real.config, name)
+    assert config.dense_act_fn == real.config.dense_act_fn == "gelu_new"
+    assert (config.relative_attention_num_buckets, config.relative_attention_max_distance) == (
+        32,
+        128,
+    )
 
 
 # -- the cache ------------------------------------------------------------------------------------
