@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from lightning.pytorch.cli import (
 )
 from lightning.pytorch.strategies import DDPStrategy
 
+from lightning_adastate.backbones import Backbone
 from lightning_adastate.callbacks import ExactResume, GracefulStop
 from lightning_adastate.cli.generate import Generation, generate
 from lightning_adastate.cli.loading import check_checkpoint, import_families, streaming_part
@@ -32,6 +34,10 @@ HARMLESS = (
     ".*set_vital.*",  # torch's, about torchdata
 )
 """Warnings of libraries that no user of ours can act on."""
+
+
+HALF = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
+"""Precisions whose weights take two bytes."""
 
 
 class Parser(SentenceParser, LightningArgumentParser):
@@ -155,6 +161,10 @@ class CLI(LightningCLI):
         config.data = None
         config.trainer.callbacks = None
         config.trainer.logger = False
+        if config.trainer.precision in HALF:
+            # Built wide and cast afterwards, 14B would need 57 GB of memory on the way.
+            parser = self._parser("generate")
+            parser.add_instantiator(partial(_build, HALF[config.trainer.precision]), Backbone)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Make every fit resumable: bit for bit, and after a signal in the middle of an epoch."""
@@ -174,6 +184,16 @@ class CLI(LightningCLI):
         """Stream."""
         assert isinstance(self.trainer, StreamTrainer)
         self.exit_code = self.trainer.generate(model, self.generation, **options)
+
+
+def _build(dtype: torch.dtype, kind: type[Backbone], *args: object, **options: object) -> Backbone:
+    """Build a backbone whose weights have that format from the start."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        return kind(*args, **options)
+    finally:
+        torch.set_default_dtype(before)
 
 
 def run(args: Sequence[str]) -> int:
