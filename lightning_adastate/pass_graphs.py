@@ -45,7 +45,7 @@ class CudaRecorder:
     """Record CUDA graphs that share one pool of memory: they run one after the other."""
 
     def __init__(self) -> None:
-        self.pool: object | None = None
+        self.pool: tuple[int, int] | None = None
 
     def missing(self, sample: Tensor) -> str | None:
         """Ask for CUDA without autocast, which keeps cast weights that a graph would outlive."""
@@ -60,7 +60,7 @@ class CudaRecorder:
         if self.pool is None:
             self.pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):
+        with torch.cuda.graph(graph, pool=self.pool):  # type: ignore[arg-type]
             output = call()
         return Recording(graph.replay, output)
 

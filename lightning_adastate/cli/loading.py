@@ -66,21 +66,34 @@ def load_module(
     path = find_config(config)
     if path is None:
         raise ValueError(f"there is no config {config!r}; shipped are {', '.join(recipe_names())}")
-    parser = SentenceParser(exit_on_error=False)
-    parser.add_argument("--config", action="config")
-    parser.add_subclass_arguments(StreamModule, "model")
-    parser.add_subclass_arguments(LightningDataModule, "data", required=False)
-    for other in ("trainer", "generation"):
-        parser.add_argument(f"--{other}", type=dict)
-    parser.add_argument("--seed_everything", type=int)
+    parser = recipe_parser(exit_on_error=False)
     try:
         asked = parser.parse_args([f"--config={path}", *resolve_arguments(overrides)])
-        wanted = Namespace(model=streaming_part(asked.model, weights))
-        module: StreamModule = parser.instantiate_classes(wanted).model
+        return build_streaming(parser, asked.model, weights)
     except ArgumentError as error:
         raise ValueError(explain(str(error), parser)) from error
     except ValueError as error:
         raise ValueError(first_sentence(error)) from error
+
+
+def recipe_parser(
+    *, prog: str | None = None, description: str | None = None, exit_on_error: bool = True
+) -> SentenceParser:
+    """Return a parser of recipes: every option is accepted, and only the model's mean something."""
+    parser = SentenceParser(prog=prog, description=description, exit_on_error=exit_on_error)
+    parser.add_argument("-c", "--config", action="config", help="A recipe: toy/adastate.")
+    parser.add_subclass_arguments(StreamModule, "model")
+    parser.add_subclass_arguments(LightningDataModule, "data", required=False, instantiate=False)
+    for other in ("trainer", "generation"):
+        parser.add_argument(f"--{other}", type=dict | None, help="Accepted, and left aside.")
+    parser.add_argument("--seed_everything", type=int | None, help="Accepted, and left aside.")
+    return parser
+
+
+def build_streaming(parser: SentenceParser, model: Namespace, weights: str | None) -> StreamModule:
+    """Build what streams of a configured module, ready to stream."""
+    wanted = Namespace(model=streaming_part(model, weights))
+    module: StreamModule = parser.instantiate_classes(wanted).model
     return module.eval()
 
 

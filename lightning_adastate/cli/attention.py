@@ -1,0 +1,120 @@
+"""attention: how much attention each cached frame gets in a stream of a recipe, as numbers and as a picture."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from lightning_adastate.attention_pictures import attention_picture
+from lightning_adastate.attention_probe import PassMass, probe_attention
+from lightning_adastate.cli.loading import build_streaming, import_families, recipe_parser
+from lightning_adastate.cli.outputs import output_folder
+from lightning_adastate.cli.parser import SentenceParser
+from lightning_adastate.data import read_prompts
+
+DESCRIPTION = """Stream a recipe and measure, in every pass, layer and head, which share of the attention to cached
+frames each of them gets (AdaState section 3.1): does the anchor dominate? The stream is the one that `generate`
+would make. Prints a table, and writes attention.json and attention.png."""
+
+
+def attention_parser() -> SentenceParser:
+    """Return the parser of ``attention``."""
+    parser = recipe_parser(prog="lightning_adastate attention", description=DESCRIPTION)
+    parser.add_argument("--weights", type=str | None, help="Weights instead of `model.weights`.")
+    parser.add_argument(
+        "--prompts",
+        type=str,
+        required=True,
+        help="A prompt, or a file with one per line and stream.",
+    )
+    parser.add_argument("--chunks", type=int, default=12, help="How many chunks.")
+    parser.add_argument("--seed", type=int, default=0, help="Seed of the noise.")
+    parser.add_argument(
+        "--device", type=str, default="auto", help="`auto` is CUDA if there is one."
+    )
+    parser.add_argument("--output", type=Path, default=Path("outputs/attention"), help="Folder.")
+    return parser
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Parse, stream, print and write."""
+    import_families()
+    parser = attention_parser()
+    asked = parser.parse_args(args)
+    module = build_streaming(parser, asked.model, asked.weights)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    module = module.to(device if asked.device == "auto" else asked.device)
+    state = module.open_stream(read_prompts(asked.prompts), seed=asked.seed)
+    made = probe_attention(module.streamer, state, asked.chunks)
+    seen = [mass for _, masses in track(made, "streaming", asked.chunks) for mass in masses]
+    if not seen:
+        raise ValueError(
+            f"no pass of {asked.chunks} chunks reads a cached frame; ask for more `--chunks`"
+        )
+    console = Console()
+    console.print(table_of(seen))
+    with output_folder(asked.output):
+        asked.output.mkdir(parents=True, exist_ok=True)
+        title = type(module.streamer.anchor).__name__
+        attention_picture(asked.output / "attention.png", seen, title=title)
+        (asked.output / "attention.json").write_text(json.dumps([as_plain(m) for m in seen]))
+    console.print(f"written to {asked.output}: attention.json, attention.png")
+    return 0
+
+
+def table_of(seen: Sequence[PassMass]) -> Table:
+    """Return one row per chunk: shares as a mean over its passes, layers and heads."""
+    table = Table(title="share of the attention to cached frames", title_justify="left")
+    heads = (
+        "chunk",
+        "passes",
+        "frames",
+        "anchor",
+        "its place",
+        "newest",
+        "mean of the rest",
+        "cached / all",
+    )
+    for head in heads:
+        table.add_column(head, justify="right")
+    for chunk in sorted({mass.chunk for mass in seen}):
+        masses = [mass for mass in seen if mass.chunk == chunk]
+        longest = max(len(mass.frames) for mass in masses)
+        masses = [mass for mass in masses if len(mass.frames) == longest]
+        shares = torch.stack([mass.by_frame for mass in masses]).mean(0)
+        count = masses[0].num_anchor
+        rest = shares[count:-1]
+        anchor, place = "-", "-"
+        if count:
+            anchor = f"{shares[:count].sum():.2f}"
+            places = [mass.anchor_rank for mass in masses]
+            low, high = min(places), max(places)
+            place = f"{low}." if low == high else f"{low}.-{high}."
+        table.add_row(
+            str(chunk),
+            str(len(masses)),
+            str(longest),
+            anchor,
+            place,
+            f"{shares[-1]:.2f}",
+            f"{rest.mean():.2f}" if len(rest) else "-",
+            f"{torch.stack([mass.context_LN.mean() for mass in masses]).mean():.2f}",
+        )
+    return table
+
+
+def as_plain(mass: PassMass) -> dict[str, object]:
+    """Return a pass's numbers for a JSON file; ``share`` is by layer, head and frame."""
+    return {
+        "chunk": mass.chunk,
+        "timestep": mass.timestep,
+        "frames": [frame._asdict() for frame in mass.frames],
+        "share": mass.share_LNF.tolist(),
+        "context": mass.context_LN.tolist(),
+    }
