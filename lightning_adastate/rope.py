@@ -15,10 +15,11 @@ THETA = 10000.0
 
 
 class RopeTable(NamedTuple):
-    """Cosine and sine of every token's angles, ``[..., S, 1, P]`` each, in float32."""
+    """Every token's angles, ``[..., S, 1, P]``: cosine and sine in float32, and both as one complex number."""
 
     cos_S1P: Tensor
     sin_S1P: Tensor
+    turn_S1P: Tensor
 
     @property
     def num_tokens(self) -> int:
@@ -60,10 +61,7 @@ def rope_table(
             shape = [1, 1, 1, pairs]
             shape[axis] = len(index)
             parts.append(angle.reshape(shape).expand(len(positions), height, width, pairs))
-        angles = torch.cat(parts, dim=-1).flatten(0, 2).unsqueeze(1)
-        return RopeTable(
-            angles.cos().to(device, torch.float32), angles.sin().to(device, torch.float32)
-        )
+        return _table(torch.cat(parts, dim=-1).flatten(0, 2).unsqueeze(1), device)
 
 
 def places_table(
@@ -79,17 +77,30 @@ def places_table(
         steps = torch.arange(pairs, dtype=torch.float64, device=place.device)
         parts.append(place.double().unsqueeze(-1) * THETA ** -(steps / max(1, pairs)))
     angles = torch.cat(parts, dim=-1).flatten(2, 3).unsqueeze(3)
-    return RopeTable(angles.cos().float(), angles.sin().float())
+    return _table(angles, angles.device)
 
 
 def rotate(x_BSND: Tensor, table: RopeTable) -> Tensor:
     """Rotate adjacent pairs of the last axis, in float32, and return in the input's dtype.
 
+    Pairs are multiplied as complex numbers, which is one kernel; a compiler fuses the real form, and knows
+    no complex one.
+
     Args:
         x_BSND: Queries or keys ``[..., S, N, D]``.
         table: Angles of the S tokens.
     """
-    even, odd = x_BSND.float().unflatten(-1, (-1, 2)).unbind(-1)
-    cos, sin = table
-    turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    pairs = x_BSND.float().unflatten(-1, (-1, 2))
+    if torch.compiler.is_compiling():
+        even, odd = pairs.unbind(-1)
+        cos, sin, _ = table
+        turned = torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * table.turn_S1P)
     return turned.flatten(-2).to(x_BSND.dtype)
+
+
+def _table(angles: Tensor, device: torch.device) -> RopeTable:
+    """Round float64 angles' cosine and sine once."""
+    cos, sin = (part.to(device, torch.float32) for part in (angles.cos(), angles.sin()))
+    return RopeTable(cos, sin, torch.complex(cos, sin))

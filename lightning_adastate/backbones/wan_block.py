@@ -10,6 +10,7 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import rms_norm
 
 from lightning_adastate.backbones.attention import AttentionMask, attend
 from lightning_adastate.rope import RopeTable, rotate
@@ -27,10 +28,9 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised input in its own dtype."""
-        wide = x.float()
-        scale = torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.eps)
-        normed: Tensor = (wide * scale).to(x.dtype) * self.weight
-        return normed
+        normed = rms_norm(x.float(), (x.shape[-1],), None, self.eps)
+        weighted: Tensor = normed.to(x.dtype) * self.weight
+        return weighted
 
 
 class WanAttention(nn.Module):
@@ -106,13 +106,13 @@ class WanBlock(nn.Module):
         raw_key, value = self.self_attn.key_value(normed)
         key, values = _join(context, rotate(raw_key, tables[1]), value)
         mixed = self.self_attn.output(query, key, values, mask)
-        x_BSE = x_BSE + _gate(mixed, frames, gate_a)
+        x_BSE = _add_gated(x_BSE, mixed, frames, gate_a)
 
         query = self.cross_attn.query(self.norm3(x_BSE))
         x_BSE = x_BSE + self.cross_attn.output(query, *text, None)
 
         fed = self.ffn(_modulate(self.norm2(x_BSE), frames, shift_f, scale_f))
-        return x_BSE + _gate(fed, frames, gate_f), raw_key, value, raw_query
+        return _add_gated(x_BSE, fed, frames, gate_f), raw_key, value, raw_query
 
 
 class WanHead(nn.Module):
@@ -170,10 +170,10 @@ def _modulate(x_BSE: Tensor, frames: int, shift_BF1E: Tensor, scale_BF1E: Tensor
     )
 
 
-def _gate(x_BSE: Tensor, frames: int, gate_BF1E: Tensor) -> Tensor:
-    """Multiply the tokens of each frame."""
-    framed: Tensor = x_BSE.unflatten(1, (frames, -1))
-    return (framed * gate_BF1E).flatten(1, 2)
+def _add_gated(x_BSE: Tensor, more_BSE: Tensor, frames: int, gate_BF1E: Tensor) -> Tensor:
+    """Add something to the tokens of each frame, as much as its gate says."""
+    framed, more = (part.unflatten(1, (frames, -1)) for part in (x_BSE, more_BSE))
+    return torch.addcmul(framed, more, gate_BF1E).flatten(1, 2)
 
 
 def _join(
