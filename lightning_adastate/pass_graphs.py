@@ -52,7 +52,9 @@ class CudaRecorder:
         if not sample.is_cuda:
             return f"the stream is on {sample.device.type}"
         return (
-            "autocast is on; use the precision bf16-true" if torch.is_autocast_enabled() else None
+            "autocast is on; use the precision bf16-true"
+            if torch.is_autocast_enabled("cuda")
+            else None
         )
 
     def record(self, call: Callable[[], BackboneOutput]) -> Recording:
@@ -60,7 +62,9 @@ class CudaRecorder:
         if self.pool is None:
             self.pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self.pool):  # type: ignore[arg-type]
+        # Only this thread is held to what a capture allows: another may be decoding the chunk before.
+        capture = torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local")  # type: ignore[arg-type]
+        with capture:
             output = call()
         return Recording(graph.replay, output)
 
