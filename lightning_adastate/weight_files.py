@@ -130,10 +130,15 @@ def weight_files(path: Path) -> list[Path]:
     """Return the files that hold the weights at ``path``.
 
     Raises:
-        ValueError: If a folder holds none, or lacks a shard that its index names.
+        ValueError: If a folder holds none, is a sharded checkpoint of training, or lacks a shard that its index names.
     """
     if path.is_file():
         return [path]
+    if (path / ".metadata").is_file():
+        raise ValueError(
+            f"{str(path)!r} is a checkpoint spread over files; make it one: `python -m "
+            f"torch.distributed.checkpoint.format_utils dcp_to_torch {path} {path.stem}.pt`"
+        )
     for folder in (path, path / "transformer"):
         index = folder / f"{STEM}.safetensors.index.json"
         if index.is_file():

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_adastate.backbones.base import Backbone
 from lightning_adastate.weight_files import WeightFiles
@@ -140,4 +141,14 @@ def _fill(
     if any(tensor.is_meta for tensor in own.values()):
         raise ValueError(f"{what} is on the meta device; give it memory first, with `to_empty`")
     for name, tensor in own.items():
-        tensor.copy_(files[names[name]])
+        fill_tensor(tensor, files[names[name]])
+
+
+@torch.no_grad()
+def fill_tensor(own: Tensor, values: Tensor) -> None:
+    """Copy a whole tensor into one that may be spread over processes: each takes its part, none sends any."""
+    if isinstance(own, DTensor):
+        values = distribute_tensor(
+            values.to(own.device), own.device_mesh, own.placements, src_data_rank=None
+        )
+    own.copy_(values)

@@ -11,6 +11,7 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lightning_adastate.backbones.adapters import (
     BASE,
@@ -184,8 +185,17 @@ class LoRABackbone(Backbone):
         return {peft_name(name): tensor for name, tensor in state.items() if is_adapter(name)}
 
     def base_checksum(self) -> Tensor:
-        """Return two sums over the frozen weights, by which other weights are noticed."""
+        """Return two sums over the frozen weights, by which other weights are noticed.
+
+        Raises:
+            ValueError: If the weights are spread over processes.
+        """
         sums = torch.zeros(2, dtype=torch.float64)
+        if any(isinstance(tensor, DTensor) for tensor in self.base.parameters()):
+            raise ValueError(
+                "`checkpoints: adapter` cannot be saved while the weights are spread over processes (FSDP); "
+                "use `checkpoints: whole`, or the strategy ddp"
+            )
         for name, tensor in self.base.state_dict().items():
             if not is_adapter(name):
                 wide = tensor.cpu().double()

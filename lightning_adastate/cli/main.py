@@ -25,6 +25,7 @@ from lightning_adastate.cli.loading import check_checkpoint, import_families, st
 from lightning_adastate.cli.parser import SentenceParser
 from lightning_adastate.cli.timeline import Change
 from lightning_adastate.training.base import StreamModule
+from lightning_adastate.training.networks import built_in
 
 HARMLESS = (
     ".*isinstance.treespec.*",  # torch's, about Lightning
@@ -188,12 +189,7 @@ class CLI(LightningCLI):
 
 def _build(dtype: torch.dtype, kind: type[Backbone], *args: object, **options: object) -> Backbone:
     """Build a backbone whose weights have that format from the start."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        return kind(*args, **options)
-    finally:
-        torch.set_default_dtype(before)
+    return built_in(dtype, partial(kind, *args, **options))
 
 
 def run(args: Sequence[str]) -> int:

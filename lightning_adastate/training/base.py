@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from lightning_adastate.anchors import Anchor
 from lightning_adastate.backbones import Backbone
@@ -20,10 +20,11 @@ from lightning_adastate.noise import NoiseSource
 from lightning_adastate.schedules import Schedule
 from lightning_adastate.streamer import Scratch, Streamer
 from lightning_adastate.text import TextEncoder
+from lightning_adastate.training.sharding import data_mesh, shard_networks
 from lightning_adastate.types import Chunk, Event, StreamState, VideoBatch
 from lightning_adastate.weights import load_anchor, load_into
 
-FROZEN = ("codec.", "text_encoder.", "teacher.")
+FROZEN = ("codec.", "text_encoder.", "teacher.", "teacher_place.")
 """Modules that are not saved: their weights come from where the configuration says."""
 
 
@@ -86,6 +87,16 @@ class StreamModule(LightningModule):
         self.codec = codec.eval().requires_grad_(requires_grad=False)
         self.text_encoder = text_encoder.eval().requires_grad_(requires_grad=False)
         self.frame_size = frame_size
+        self.register_state_dict_post_hook(_leave_out_frozen)  # type: ignore[no-untyped-call]
+
+    def configure_model(self) -> None:
+        """Spread the networks over the processes, where the strategy asks for it (FSDP2).
+
+        Raises:
+            ValueError: If the anchor has parameters, or tensors are to be split too.
+        """
+        if self.device_mesh is not None:
+            shard_networks(self, data_mesh(self.device_mesh))
 
     @property
     def streamer(self) -> Streamer:
@@ -182,11 +193,7 @@ class StreamModule(LightningModule):
     # -- checkpoints ----------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """Leave frozen modules out of the checkpoint."""
-        weights = checkpoint["state_dict"]
-        assert isinstance(weights, dict)
-        for name in [name for name in weights if name.startswith(FROZEN)]:
-            del weights[name]
+        """Add nothing: frozen modules are no part of ``state_dict``, sharded or not."""
 
     def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Refuse a checkpoint of another model: what does not fit would silently stay as it was built.
@@ -196,6 +203,8 @@ class StreamModule(LightningModule):
         Raises:
             ValueError: Naming the first tensor that does not fit, and the remedy.
         """
+        if "state_dict" not in checkpoint:  # sharded: the strategy has loaded it, and compared
+            return
         weights = checkpoint["state_dict"]
         assert isinstance(weights, dict)
         own = {name: tensor for name, tensor in self.state_dict().items() if _is_saved(name)}
@@ -240,6 +249,15 @@ class StreamModule(LightningModule):
         pairs = zip(self.generator_ema.parameters(), self.generator.parameters(), strict=True)
         for average, live in pairs:
             average.lerp_(live.detach(), 1.0 - self.ema_decay)
+
+
+def _leave_out_frozen(
+    module: nn.Module, weights: dict[str, Tensor], prefix: str, metadata: object
+) -> None:
+    """Take the frozen modules out of a state dict."""
+    del module, metadata
+    for name in [name for name in weights if name.removeprefix(prefix).startswith(FROZEN)]:
+        del weights[name]
 
 
 def _is_saved(name: str) -> bool:

@@ -29,9 +29,19 @@ class FrameWeightHook(ABC):
 
 
 def apply_frame_weights(
-    module: LightningModule, weights_BF: Tensor, video_BFCHW: Tensor
+    module: LightningModule,
+    weights_BF: Tensor,
+    video_BFCHW: Tensor,
+    *,
+    silent_frames: int = 0,
 ) -> Tensor:
     """Run the weights through all the trainer's callbacks that are hooks, in their order.
+
+    Args:
+        module: The module in training.
+        weights_BF: The loss's own weights.
+        video_BFCHW: The rollout's latents.
+        silent_frames: First frames that get no weight, whatever the hooks say.
 
     Raises:
         ValueError: If a hook returns weights of another shape, negative ones, or not numbers.
@@ -50,7 +60,10 @@ def apply_frame_weights(
             ) from error
         if not bool((torch.isfinite(weights_BF) & (weights_BF >= 0)).all()):
             raise ValueError(f"{name}.frame_weights must return finite weights of 0 or more")
-    return weights_BF
+    if not silent_frames:
+        return weights_BF
+    free_F = torch.arange(weights_BF.shape[1], device=weights_BF.device) >= silent_frames
+    return weights_BF * free_F
 
 
 def _callbacks(module: LightningModule) -> list[object]:

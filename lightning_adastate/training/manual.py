@@ -8,6 +8,7 @@ from abc import ABC, abstractmethod
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from lightning_adastate.anchors import Anchor
 from lightning_adastate.backbones import Backbone
@@ -19,7 +20,19 @@ from lightning_adastate.text import TextEncoder
 from lightning_adastate.training.base import StreamModule
 from lightning_adastate.training.optimization import Optimization
 from lightning_adastate.training.randomness import generator_of
+from lightning_adastate.training.sharding import whole
 from lightning_adastate.types import VideoBatch
+from lightning_adastate.weights import fill_tensor
+
+
+def check_least(name: str, value: int, least: int) -> None:
+    """Refuse an option that is too small.
+
+    Raises:
+        ValueError: Naming it.
+    """
+    if value < least:
+        raise ValueError(f"`{name}` must be {least} or more, got {value}")
 
 
 class ManualModule(StreamModule, ABC):
@@ -73,8 +86,7 @@ class ManualModule(StreamModule, ABC):
             weights=weights,
             ema_decay=ema_decay,
         )
-        if accumulate < 1:
-            raise ValueError(f"`accumulate` must be 1 or more, got {accumulate}")
+        check_least("accumulate", accumulate, 1)
         self.automatic_optimization = False
         self.optimization = optimization
         self.accumulate = accumulate
@@ -105,13 +117,22 @@ class ManualModule(StreamModule, ABC):
         self.update_average()
         return norm
 
+    def plain_optimizer(self, index: int) -> Optimizer:
+        """Return one of several optimisers as torch's own: stepping it does not move ``global_step``."""
+        optimizers = self.optimizers(use_pl_optimizer=False)
+        assert isinstance(optimizers, list)
+        optimizer = optimizers[index]
+        assert isinstance(optimizer, Optimizer)
+        return optimizer
+
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         """Put back the gradients a checkpoint held."""
         del batch, batch_idx
         if self._gradients:
             for name, parameter in self.named_parameters():
                 if name in self._gradients:
-                    parameter.grad = self._gradients[name].to(parameter)
+                    parameter.grad = torch.zeros_like(parameter)
+                    fill_tensor(parameter.grad, self._gradients[name])
             self._gradients = {}
 
     # -- scores ---------------------------------------------------------------------------------
@@ -154,7 +175,7 @@ class ManualModule(StreamModule, ABC):
         checkpoint["batches_seen"] = self.batches_seen
         if not self.at_whole_step:
             checkpoint["gradients"] = {
-                name: parameter.grad.detach().clone()
+                name: whole(parameter.grad.detach()).clone()
                 for name, parameter in self.named_parameters()
                 if parameter.grad is not None
             }

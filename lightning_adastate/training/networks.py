@@ -1,26 +1,157 @@
-"""Teachers and critics: how they are built, and how a loss asks them."""
+"""Teachers and critics: how they are built, where a teacher waits, and how a loss asks them."""
 
 # Shapes: B batch, F frames, C channels, H W latent height / width, S text tokens, D text width.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import itertools
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from typing import Literal, Protocol
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from lightning_adastate.backbones import Backbone
-from lightning_adastate.losses import Velocity
+from lightning_adastate.losses import Networks, Velocity
 from lightning_adastate.weights import load_into
+
+TeacherDType = Literal["float32", "bfloat16"]
+"""What a frozen teacher's weights are kept in."""
+
+TeacherAfter = Literal["keep", "offload"]
+"""Where a teacher goes after each scoring."""
 
 
 def build_network(
-    factory: Callable[[], Backbone] | None, like: Backbone, weights: str | None
+    factory: Callable[[], Backbone] | None,
+    like: Backbone,
+    weights: str | None,
+    *,
+    dtype: torch.dtype = torch.float32,
 ) -> Backbone:
-    """Build a network, or copy ``like`` (without an adapter) where there is no factory; then load its weights."""
-    network = like.plain_copy() if factory is None else factory()
+    """Build a network, or copy ``like`` (without an adapter) where there is no factory; then load its weights.
+
+    Args:
+        factory: Builds it.
+        like: What is copied otherwise.
+        weights: File of its weights.
+        dtype: Format that it is built in: built wide and cast afterwards, 14B would need 57 GB on the way.
+    """
+    network = like.plain_copy() if factory is None else built_in(dtype, factory)
     if weights is not None:
         load_into(network, weights)
     return network
+
+
+def built_in(dtype: torch.dtype, factory: Callable[[], Backbone]) -> Backbone:
+    """Build a network whose weights have a format from the start."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        return factory()
+    finally:
+        torch.set_default_dtype(before)
+
+
+class Place(Protocol):
+    """Where a frozen network is between the times that it is asked."""
+
+    network: Backbone
+
+    @abstractmethod
+    def at(self, device: torch.device) -> AbstractContextManager[Backbone]:
+        """Have the network on a device for a while."""
+
+
+class Kept(nn.Module):
+    """The network is part of the module, and goes where that goes."""
+
+    def __init__(self, network: Backbone) -> None:
+        super().__init__()
+        self.network = network
+
+    @contextmanager
+    def at(self, device: torch.device) -> Iterator[Backbone]:
+        """Hand the network out; it is there."""
+        del device
+        yield self.network
+
+
+class Offloaded:
+    """The network waits in the CPU's memory; copies of its tensors go to a device while it is asked.
+
+    It is no child of the module: neither the trainer nor DDP moves it. It is frozen, so nothing is
+    copied back. What back-propagates through it must do so before it leaves; our losses take their
+    gradient at the video at once.
+    """
+
+    def __init__(self, network: Backbone) -> None:
+        self.network = network
+
+    @contextmanager
+    def at(self, device: torch.device) -> Iterator[Backbone]:
+        """Bring the network to a device, and let go of the copies after, whatever happens."""
+        tensors = itertools.chain(self.network.parameters(), self.network.buffers())
+        home = [(tensor, tensor.data) for tensor in tensors]
+        try:
+            for tensor, waiting in home:
+                tensor.data = self.fetch(waiting, device)
+            yield self.network
+        finally:
+            for tensor, waiting in home:
+                tensor.data = waiting
+
+    def fetch(self, tensor: Tensor, device: torch.device) -> Tensor:
+        """Return a copy on the device."""
+        return tensor.to(device)
+
+
+PLACES: Mapping[TeacherAfter, Callable[[Backbone], Place]] = {"keep": Kept, "offload": Offloaded}
+"""What each word of ``TeacherAfter`` means."""
+
+
+def place(teacher: Backbone, dtype: TeacherDType, after: TeacherAfter, *, spread: bool) -> Place:
+    """Freeze a teacher, in place, keep its weights in ``dtype``, and give it its place.
+
+    Args:
+        teacher: The network.
+        dtype: Of its weights.
+        after: Where it goes after each scoring.
+        spread: Whether the networks are spread over processes.
+
+    Raises:
+        ValueError: If it is to be offloaded and spread.
+    """
+    if spread and after != "keep":
+        raise ValueError(
+            f"FSDP spreads the teacher over the processes: `teacher_after` must be 'keep', got {after!r}; "
+            "or use the strategy ddp"
+        )
+    kind: torch.dtype = getattr(torch, dtype)
+    return PLACES[after](teacher.eval().requires_grad_(requires_grad=False).to(kind))
+
+
+@contextmanager
+def bound(
+    place: Place, critic: Backbone, text_BSD: Tensor, negative_BSD: Tensor | None
+) -> Iterator[Networks]:
+    """Bind teacher and critic to prompts, without a graph, while the teacher is where the prompts are.
+
+    Args:
+        place: Where the teacher is.
+        critic: The critic.
+        text_BSD: The prompts' embeddings.
+        negative_BSD: Those of the negative prompt, if the loss has guidance.
+    """
+    with place.at(text_BSD.device) as teacher:
+        with torch.no_grad():
+            negative = None if negative_BSD is None else velocity_of(teacher, negative_BSD)
+            networks = Networks(
+                velocity_of(teacher, text_BSD), negative, velocity_of(critic, text_BSD)
+            )
+        yield networks
 
 
 def velocity_of(network: Backbone, text_BSD: Tensor) -> Velocity:

@@ -10,6 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from lightning_adastate.training.sharding import whole
+
 
 @dataclass(frozen=True)
 class Optimization:
@@ -74,7 +76,7 @@ class Optimization:
         for group in optimizer.param_groups:
             group["lr"] = self.lr_at(step)
         limit = math.inf if self.clip_norm is None else self.clip_norm
-        return nn.utils.clip_grad_norm_(parameters_of(optimizer), limit)
+        return whole(nn.utils.clip_grad_norm_(parameters_of(optimizer), limit))
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> Sequence[nn.Parameter]:

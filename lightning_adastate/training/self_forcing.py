@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Literal
@@ -27,7 +28,16 @@ from lightning_adastate.text import TextEncoder
 from lightning_adastate.training.carrying import CarryingModule
 from lightning_adastate.training.chunkwise import Backward, check_gradients, chunk_losses
 from lightning_adastate.training.hooks import apply_frame_weights
-from lightning_adastate.training.networks import build_network, velocity_of
+from lightning_adastate.training.manual import check_least
+from lightning_adastate.training.networks import (
+    Place,
+    TeacherAfter,
+    TeacherDType,
+    bound,
+    build_network,
+    place,
+    velocity_of,
+)
 from lightning_adastate.training.optimization import Optimization
 from lightning_adastate.training.randomness import fold_seed, generator_of
 from lightning_adastate.types import VideoBatch
@@ -57,6 +67,9 @@ class SelfForcing(CarryingModule):
         critic_loss: The critic's loss. Its shift and timesteps should be ``loss``'s own.
         teacher: Builds the frozen teacher, for training only; ``None`` copies the generator's network.
         teacher_weights: File of the teacher's weights; ``None`` leaves them as built.
+        teacher_dtype: What the teacher's weights are kept in, whatever the trainer's precision.
+        teacher_after: Where the teacher goes after each scoring: ``offload`` to the CPU's memory, ``keep``
+            leaves it on the device.
         critic: Builds the critic, for training only; ``None`` copies the teacher.
         critic_weights: File of the critic's first weights; ``None`` leaves them as built.
         negative_prompt: What guidance points away from; needed if ``loss`` has guidance.
@@ -104,6 +117,8 @@ class SelfForcing(CarryingModule):
         critic_loss: CriticLoss,
         teacher: Callable[[], Backbone] | None = None,
         teacher_weights: str | None = None,
+        teacher_dtype: TeacherDType = "float32",
+        teacher_after: TeacherAfter = "keep",
         critic: Callable[[], Backbone] | None = None,
         critic_weights: str | None = None,
         negative_prompt: str | None = None,
@@ -141,13 +156,9 @@ class SelfForcing(CarryingModule):
             weights=weights,
             ema_decay=ema_decay,
         )
-        for name, value, least in (
-            ("generator_interval", generator_interval, 1),
-            ("critic_steps", critic_steps, 1),
-            ("critic_warmup", critic_warmup, 0),
-        ):
-            if value < least:
-                raise ValueError(f"`{name}` must be {least} or more, got {value}")
+        check_least("generator_interval", generator_interval, 1)
+        check_least("critic_steps", critic_steps, 1)
+        check_least("critic_warmup", critic_warmup, 0)
         if critic_steps > 1 and accumulate > 1:
             raise ValueError(
                 f"`critic_steps` {critic_steps} cannot go with `accumulate` {accumulate}: raise "
@@ -164,9 +175,11 @@ class SelfForcing(CarryingModule):
         self.critic_loss = critic_loss
         self.build_teacher = teacher
         self.teacher_weights = teacher_weights
+        self.teacher_dtype: TeacherDType = teacher_dtype
+        self.teacher_after: TeacherAfter = teacher_after
         self.build_critic = critic
         self.critic_weights = critic_weights
-        self.teacher: Backbone | None = None
+        self.teacher_place: Place | None = None
         self.critic: Backbone | None = None
         self.negative_prompt = negative_prompt
         self.num_frames = num_frames
@@ -182,13 +195,21 @@ class SelfForcing(CarryingModule):
 
     def setup(self, stage: str) -> None:
         """Build teacher and critic. Streaming needs neither, so only what has losses has them."""
-        if stage not in ("fit", "validate", "test") or self.teacher is not None:
+        if stage not in ("fit", "validate", "test") or self.teacher_place is not None:
             return
-        backbone = self.generator.backbone
-        self.teacher = build_network(self.build_teacher, backbone, self.teacher_weights)
-        self.critic = build_network(self.build_critic, self.teacher, self.critic_weights)
-        self.teacher.eval().requires_grad_(requires_grad=False)
+        backbone, kind = self.generator.backbone, getattr(torch, self.teacher_dtype)
+        if self.build_critic is None:  # it is a copy of the teacher, before that is rounded
+            kind = torch.float32
+        teacher = build_network(self.build_teacher, backbone, self.teacher_weights, dtype=kind)
+        self.critic = build_network(self.build_critic, teacher, self.critic_weights)
         self.critic.requires_grad_(requires_grad=True)
+        spread = self.device_mesh is not None
+        self.teacher_place = place(teacher, self.teacher_dtype, self.teacher_after, spread=spread)
+
+    @property
+    def teacher(self) -> Backbone | None:
+        """Return the teacher, wherever it is."""
+        return None if self.teacher_place is None else self.teacher_place.network
 
     @property
     def carries(self) -> bool:
@@ -224,13 +245,14 @@ class SelfForcing(CarryingModule):
             rollout = self.rollout(text_BSD, clip_BFCHW, "generator", keep_takes=chunkwise)
         video = rollout.video_BFCHW.detach().requires_grad_() if chunkwise else rollout.video_BFCHW
         draw = self.loss.draw(video, self.generator_for("generator loss"))
-        out = self.loss(
-            video,
-            self.networks(rollout.text_BSD),
-            draw,
-            given_frames=rollout.given_frames,
-            reweight=partial(self.reweight, silent_frames=rollout.silent_frames),
-        )
+        with self.networks(rollout.text_BSD) as networks:
+            out = self.loss(
+                video,
+                networks,
+                draw,
+                given_frames=rollout.given_frames,
+                reweight=partial(self.reweight, silent_frames=rollout.silent_frames),
+            )
         loss = out.loss / self.accumulate
         for part in chunk_losses(loss, video, rollout) if chunkwise else [loss]:
             self.manual_backward(part)
@@ -249,7 +271,7 @@ class SelfForcing(CarryingModule):
                 rollout = self.rollout(text_BSD, clip_BFCHW, "critic")
         video, given = rollout.video_BFCHW.detach(), rollout.given_frames
         assert self.critic is not None
-        optimizer = self.critic_optimizer()
+        optimizer = self.plain_optimizer(1)
         for index in range(self.critic_steps):
             draw = self.critic_loss.draw(video, self.generator_for(f"critic loss {index}"))
             critic = velocity_of(self.critic, rollout.text_BSD)
@@ -322,18 +344,14 @@ class SelfForcing(CarryingModule):
         # The seed already makes it the same everywhere; a different one would silently ruin DDP.
         return int(self.trainer.strategy.broadcast(drawn))
 
-    def networks(self, text_BSD: Tensor) -> Networks:
-        """Bind teacher and critic to the prompts, without a graph."""
-        assert self.teacher is not None
+    def networks(self, text_BSD: Tensor) -> AbstractContextManager[Networks]:
+        """Bind teacher and critic to the prompts, while the teacher is on the device."""
+        assert self.teacher_place is not None
         assert self.critic is not None
-        with torch.no_grad():
-            negative = None
-            if self.loss.uses_negative and self.negative_prompt is not None:
-                text = self.encode_text([self.negative_prompt]).expand_as(text_BSD)
-                negative = velocity_of(self.teacher, text)
-            return Networks(
-                velocity_of(self.teacher, text_BSD), negative, velocity_of(self.critic, text_BSD)
-            )
+        negative = None
+        if self.loss.uses_negative and self.negative_prompt is not None:
+            negative = self.encode_text([self.negative_prompt]).expand_as(text_BSD)
+        return bound(self.teacher_place, self.critic, text_BSD, negative)
 
     @torch.no_grad()
     def encode_batch(self, batch: VideoBatch) -> tuple[Tensor, Tensor | None]:
@@ -356,11 +374,7 @@ class SelfForcing(CarryingModule):
         self, weights_BF: Tensor, video_BFCHW: Tensor, *, silent_frames: int = 0
     ) -> Tensor:
         """Hand the frame weights to the callbacks; silent frames get none."""
-        weights = apply_frame_weights(self, weights_BF, video_BFCHW)
-        if not silent_frames:
-            return weights
-        free_F = torch.arange(weights.shape[1], device=weights.device) >= silent_frames
-        return weights * free_F
+        return apply_frame_weights(self, weights_BF, video_BFCHW, silent_frames=silent_frames)
 
     # -- validation, optimisers -------------------------------------------------------------------
 
@@ -373,12 +387,11 @@ class SelfForcing(CarryingModule):
         first = clip[:, :given] if given and clip is not None else None
         request = self.request(text_BSD, first, phase)
         video = FreshRollouts().make(replace(request, streamer=self.streamer)).video_BFCHW
-        networks = self.networks(text_BSD)
         draw = self.loss.draw(video, generator)
-        return {
-            "loss_dmd": self.loss(video, networks, draw, given_frames=given).loss,
-            "loss_critic": self.critic_loss(video, networks.critic, draw, given_frames=given).loss,
-        }
+        with self.networks(text_BSD) as networks:
+            score = self.loss(video, networks, draw, given_frames=given).loss
+        critic = self.critic_loss(video, networks.critic, draw, given_frames=given).loss
+        return {"loss_dmd": score, "loss_critic": critic}
 
     def configure_optimizers(self) -> list[Optimizer]:
         """Return the generator's optimiser, which moves ``global_step``, and the critic's."""
@@ -387,11 +400,3 @@ class SelfForcing(CarryingModule):
             self.optimization.build(self.generator.parameters()),
             self.critic_optimization.build(self.critic.parameters()),
         ]
-
-    def critic_optimizer(self) -> Optimizer:
-        """Return the critic's optimiser as torch's own: stepping it must not move ``global_step``."""
-        optimizers = self.optimizers(use_pl_optimizer=False)
-        assert isinstance(optimizers, list)
-        optimizer = optimizers[1]
-        assert isinstance(optimizer, Optimizer)
-        return optimizer
