@@ -40,8 +40,8 @@ ABLATIONS = [name for name in FILES if name.startswith("ablations/")]
 FROM_TRAJECTORIES = ("toy/causal_ode", "toy/ode")
 # tests/test_wan_recipes.py runs the large ones at tiny size.
 SMALL = [name for name in RECIPES if not name.startswith("wan1.3b/")]
-# Building these fetches weights from a hub; tests/codecs/test_wan.py builds them at tiny size.
-FETCHED = ("codecs/wan.yaml",)
+# Building these fetches weights; tests/codecs/ builds them at tiny size.
+FETCHED = ("codecs/tiny.yaml", "codecs/wan.yaml")
 WEIGHTS = ("weights", "teacher_weights", "critic_weights")
 
 
@@ -149,7 +149,8 @@ def test_trajectories_parse(name):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", [name for name in SMALL if name not in FROM_TRAJECTORIES])
-def test_recipe_trains(recipe, tmp_path):
+def test_recipe_trains(recipe, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # Lightning saves `last.ckpt` even then
     options = ["--trainer.fast_dev_run=2", "--trainer.accelerator=cpu", "--data.batch_size=4"]
     data = ["--data.num_clips=12", "--data.video_frames=21", f"--data.cache_folder={tmp_path}"]
     assert main(["fit", "--config", recipe, *options, *data, *without_weights(recipe)]) == 0

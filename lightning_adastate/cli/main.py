@@ -149,6 +149,11 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Check what is asked for before anything is built; for `generate` build only what streams."""
+        precision = self.config[self.subcommand].trainer.precision
+        if precision in HALF:
+            # Built wide and cast afterwards, 14B would need 57 GB of memory on the way.
+            parser = self._parser(self.subcommand)
+            parser.add_instantiator(partial(_build, HALF[precision]), Backbone)
         if self.subcommand != "generate":
             asked = self.config[self.subcommand]
             asked.weights_only = asked.weights_only is not False  # Lightning's default runs code
@@ -162,10 +167,6 @@ class CLI(LightningCLI):
         config.data = None
         config.trainer.callbacks = None
         config.trainer.logger = False
-        if config.trainer.precision in HALF:
-            # Built wide and cast afterwards, 14B would need 57 GB of memory on the way.
-            parser = self._parser("generate")
-            parser.add_instantiator(partial(_build, HALF[config.trainer.precision]), Backbone)
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         """Make every fit resumable: bit for bit, and after a signal in the middle of an epoch."""

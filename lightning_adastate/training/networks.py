@@ -29,7 +29,7 @@ def build_network(
     like: Backbone,
     weights: str | None,
     *,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
 ) -> Backbone:
     """Build a network, or copy ``like`` (without an adapter) where there is no factory; then load its weights.
 
@@ -37,9 +37,13 @@ def build_network(
         factory: Builds it.
         like: What is copied otherwise.
         weights: File of its weights.
-        dtype: Format that it is built in: built wide and cast afterwards, 14B would need 57 GB on the way.
+        dtype: Format that it is built in, ``None`` is that of ``like``. Built wide and cast afterwards, 14B
+            would need 57 GB on the way.
     """
-    network = like.plain_copy() if factory is None else built_in(dtype, factory)
+    if factory is None:
+        network = like.plain_copy()
+    else:
+        network = built_in(next(like.parameters()).dtype if dtype is None else dtype, factory)
     if weights is not None:
         load_into(network, weights)
     return network

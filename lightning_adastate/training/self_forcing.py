@@ -197,11 +197,12 @@ class SelfForcing(CarryingModule):
         """Build teacher and critic. Streaming needs neither, so only what has losses has them."""
         if stage not in ("fit", "validate", "test") or self.teacher_place is not None:
             return
-        backbone, kind = self.generator.backbone, getattr(torch, self.teacher_dtype)
-        if self.build_critic is None:  # it is a copy of the teacher, before that is rounded
-            kind = torch.float32
+        backbone = self.generator.backbone
+        # Without a builder the critic is a copy of the teacher, from before that is rounded.
+        kind = None if self.build_critic is None else getattr(torch, self.teacher_dtype)
         teacher = build_network(self.build_teacher, backbone, self.teacher_weights, dtype=kind)
-        self.critic = build_network(self.build_critic, teacher, self.critic_weights)
+        wide = next(backbone.parameters()).dtype
+        self.critic = build_network(self.build_critic, teacher, self.critic_weights, dtype=wide)
         self.critic.requires_grad_(requires_grad=True)
         spread = self.device_mesh is not None
         self.teacher_place = place(teacher, self.teacher_dtype, self.teacher_after, spread=spread)
