@@ -59,6 +59,7 @@ _HOMES = {
     "StreamState": "types",
     "Streamer": "streamer",
     "TextEncoder": "text",
+    "TinyCodec": "codecs",
     "TriangularAnchor": "anchors",
     "UMT5Encoder": "text",
     "UniformWeighting": "losses",

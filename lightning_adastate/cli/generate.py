@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich.progress import (
@@ -24,6 +26,7 @@ from lightning_adastate.cli.outputs import StreamOutputs, VideoOptions
 from lightning_adastate.cli.timeline import Change, read_timeline
 from lightning_adastate.data import read_prompts
 from lightning_adastate.training.base import StreamModule, VideoChunk
+from lightning_adastate.training.overlapped import stream_overlapped
 from lightning_adastate.types import StreamState
 from lightning_adastate.video import Quality, read_video, watchable_scale
 
@@ -50,6 +53,8 @@ class Generation:
         upscale: Repeat every pixel so many times; ``None`` is enough for a person to see it.
         fps: Frames per second of the video.
         quality: ``preview`` plays everywhere, ``lossless`` is bit-exact RGB.
+        decode: ``in_turn`` denoises a chunk when the one before it is written. ``overlapped`` denoises it in the
+            meantime, in a thread: the same files, for the memory of both at once.
         timeline: Prompt switches, flushes, cuts and restarts, a list of ``Change``. With ``state_in`` they
             come on top of what the saved stream has still to come.
 
@@ -73,6 +78,7 @@ class Generation:
         upscale: int | None = None,
         fps: int = 16,
         quality: Quality = "preview",
+        decode: Literal["in_turn", "overlapped"] = "in_turn",
         timeline: list[Change] | None = None,
     ) -> None:
         for name, number in (("num_chunks", num_chunks), ("upscale", upscale), ("fps", fps)):
@@ -108,6 +114,7 @@ class Generation:
         self.upscale = upscale
         self.fps = fps
         self.quality: Quality = quality
+        self.decode = decode
         self.timeline = [] if timeline is None else timeline
 
 
@@ -127,13 +134,23 @@ def generate(module: StreamModule, generation: Generation) -> int:
         num_streams=state.batch_size,
         video_options=video_options(module, generation),
     )
-    with outputs, StopRequest() as stop:
-        for piece in _with_progress(module.stream(state, generation.num_chunks), generation):
+    with outputs, StopRequest() as stop, closing(_stream(module, state, generation)) as pieces:
+        for piece in _with_progress(pieces, generation):
             outputs.append(piece)
             if stop.asked:
                 break
         outputs.finish(module.streamer.fingerprint)
     return INTERRUPTED if stop.asked else 0
+
+
+def _stream(
+    module: StreamModule, state: StreamState, generation: Generation
+) -> Generator[VideoChunk, None, None]:
+    """Yield the chunks, made as asked for; closing it ends what works on them."""
+    if generation.decode == "overlapped":
+        yield from stream_overlapped(module, state, generation.num_chunks)
+    else:
+        yield from module.stream(state, generation.num_chunks)
 
 
 # -- what to stream ---------------------------------------------------------------------------------
@@ -247,5 +264,10 @@ def _with_progress(pieces: Iterator[VideoChunk], generation: Generation) -> Iter
             elapsed = progress.tasks[task].elapsed or 0.0
             done = progress.tasks[task].completed
             if elapsed > 0:
-                rate = f"{done / elapsed:.1f} chunks/s, {frames / elapsed:.1f} frames/s"
+                pace = (
+                    f"{done / elapsed:.1f} chunks/s"
+                    if done > elapsed
+                    else f"{elapsed / done:.1f} s/chunk"
+                )
+                rate = f"{pace}, {frames / elapsed:.1f} frames/s"
                 progress.update(task, rate=rate)

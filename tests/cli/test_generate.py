@@ -1,5 +1,7 @@
 """generate: what is streamed is exact, and nothing is ever half written."""
 
+import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -300,6 +302,93 @@ def test_a_timeline_that_makes_no_sense_is_one_sentence(timeline, reason, capsys
     )
     assert code in (1, 2)
     assert reason in capsys.readouterr().err
+
+
+# -- decoding beside denoising ------------------------------------------------------------------------
+
+OVERLAPPED = "--generation.decode=overlapped"
+
+
+CODEC = """
+import signal
+import threading
+import torch
+from lightning_adastate.anchors import StaticAnchor
+from lightning_adastate.codecs import PixelShuffleCodec
+
+class InterruptingCodec(PixelShuffleCodec):
+    def decode(self, latents_BFCHW, state):
+        count = state.get("count", torch.zeros(len(latents_BFCHW))) + 1
+        if count[0] == 3:
+            signal.raise_signal(signal.SIGINT)
+        return super().decode(latents_BFCHW, {})[0], {"count": count}
+
+THREADS = []
+
+class ThreadAnchor(StaticAnchor):
+    def commit(self, contents, committed):
+        THREADS.append(threading.current_thread() is threading.main_thread())
+        return contents
+"""
+
+
+def test_overlapped_streams_are_denoised_in_a_thread_of_their_own():
+    Path("my_codec.py").write_text(CODEC)
+    anchor = "--model.anchor=my_codec.ThreadAnchor"
+    run("turn", anchor, chunks=2)
+    run("over", anchor, OVERLAPPED, chunks=2)
+    assert sys.modules["my_codec"].THREADS == [True, True, False, False]
+
+
+def test_overlapped_files_are_those_made_in_turn():
+    Path("two.txt").write_text("drifting west\ndrifting east\n")
+    for name, how in (("turn", []), ("over", [OVERLAPPED])):
+        one = [f"--generation.state_out={name}.state.safetensors", *how]
+        run(name, *one, chunks=4)
+        on = [f"--generation.state_in={name}.state.safetensors", *how]
+        run(f"{name}-on", *on, chunks=2, prompts=None)
+        names = [f"--generation.{kind}={name}-two.{end}" for kind, end in TWO.items()]
+        common = ["generate", "--config=base.yaml", "--generation.num_chunks=2", *how]
+        assert main([*common, "--generation.prompts=two.txt", *names]) == 0
+    made = sorted(name for name in files() if name.startswith("turn"))
+    assert len(made) == 3 + 2 + 4
+    for name in made:
+        other = name.replace("turn", "over")
+        assert Path(name).read_bytes() == Path(other).read_bytes(), name
+
+
+TWO = {"output": "mp4", "latents": "safetensors"}
+
+
+def test_an_overlapped_stream_stopped_by_hand_is_whole_and_goes_on_exactly():
+    Path("my_codec.py").write_text(CODEC)
+    saved = "--generation.state_out=state.safetensors"
+    stop = "--model.codec=my_codec.InterruptingCodec"
+    code, cut, frames = run("cut", stop, saved, OVERLAPPED, chunks=50)
+    assert code == 130
+    assert cut.shape[1] == len(frames) == 9, (
+        "the chunk that is shown is finished, the next dropped"
+    )
+    onward = "--generation.state_in=state.safetensors"
+    _, rest, _ = run("rest", stop, onward, OVERLAPPED, chunks=2, prompts=None)
+    _, whole, _ = run("whole", chunks=5)
+    assert torch.equal(torch.cat([cut, rest], dim=1), whole)
+
+
+def test_a_signal_while_the_next_chunk_is_made_stops_an_overlapped_stream_too():
+    stop = ["--model.anchor=my_anchors.InterruptingAnchor", "--model.anchor.num_frames=1"]
+    code, cut, frames = run("cut", *stop, OVERLAPPED, chunks=50)
+    assert code == 130
+    assert cut.shape[1] == len(frames)
+    assert len(frames) in (3, 6, 9), "the signal may come while an earlier chunk is written"
+
+
+def test_an_overlapped_stream_that_fails_leaves_nothing_behind(capsys):
+    args = ["--model.anchor=my_anchors.FailingAnchor", "--generation.prompts=a word", OVERLAPPED]
+    assert main(["generate", "--config=base.yaml", *args, "--generation.output=v.mp4"]) == 1
+    assert "the third chunk fails" in capsys.readouterr().err
+    assert files() == set()
+    assert not any(thread.name.startswith("denoise") for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
