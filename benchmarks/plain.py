@@ -17,18 +17,20 @@ from lightning_adastate.noise import CounterNoise, NoiseKey
 from lightning_adastate.schedules import FewStepSchedule
 
 
-def angles(positions: list[int], grid: tuple[int, int], head_dim: int) -> Tensor:
+def angles(
+    positions: list[int], grid: tuple[int, int], head_dim: int, device: torch.device
+) -> Tensor:
     """Unit complex numbers of every token, ``[S, 1, D / 2]`` in complex128."""
     space = head_dim // 6
     sizes = (head_dim // 2 - 2 * space, space, space)
     places = torch.cartesian_prod(
-        torch.tensor(positions, dtype=torch.float64),
-        torch.arange(grid[0], dtype=torch.float64),
-        torch.arange(grid[1], dtype=torch.float64),
+        torch.tensor(positions, dtype=torch.float64, device=device),
+        torch.arange(grid[0], dtype=torch.float64, device=device),
+        torch.arange(grid[1], dtype=torch.float64, device=device),
     )
     parts = []
     for axis, size in enumerate(sizes):
-        frequency = 10000.0 ** -(torch.arange(size, dtype=torch.float64) / size)
+        frequency = 10000.0 ** -(torch.arange(size, dtype=torch.float64, device=device) / size)
         parts.append(places[:, axis : axis + 1] * frequency)
     turn = torch.cat(parts, dim=1).unsqueeze(1)
     return torch.polar(torch.ones_like(turn), turn)
@@ -55,7 +57,9 @@ class PlainStream:
 
         def draw(step: int) -> Tensor:
             key = NoiseKey(chunk, step, "content")
-            return noise.draw(key, seed=seed, stream_ids=(0,), shape_FCHW=(size, *latent))
+            rows = tuple(range(len(text_BSE)))
+            drawn = noise.draw(key, seed=seed, stream_ids=rows, shape_FCHW=(size, *latent))
+            return drawn.to(text_BSE.device)
 
         while True:
             held = len(self.cache[0])
@@ -79,7 +83,7 @@ class PlainStream:
         model, frames = self.model, latents.shape[1]
         grid = model.token_grid(*latents.shape[-2:])
         x = model._patchify(latents)
-        time, modulation = model.embed_time(torch.full((1, frames), timestep)).parts
+        time, modulation = model.embed_time(latents.new_full((1, frames), timestep)).parts
         held = len(self.cache[0])
         for layer, block in enumerate(model._blocks()):
             parts = (block.modulation + modulation).unsqueeze(3).unbind(2)
@@ -92,11 +96,11 @@ class PlainStream:
             cached = self.cache[layer]
             keys = torch.cat([*(k.clone() for k, _ in cached), key], dim=1)
             values = torch.cat([*(v.clone() for _, v in cached), value], dim=1)
-            keys = rotate(keys, angles(list(range(held + frames)), grid, model.head_dim))
-            live = angles(list(range(held, held + frames)), grid, model.head_dim)
+            keys = rotate(keys, angles(list(range(held + frames)), grid, model.head_dim, x.device))
+            live = angles(list(range(held, held + frames)), grid, model.head_dim, x.device)
             mixed = block.self_attn.output(rotate(query, live), keys, values, None)
             x = x + (mixed.unflatten(1, (frames, -1)) * gate_a).flatten(1, 2)
-            embedded = model.text_embedding(text)
+            embedded = model.text_embedding(text.to(x.dtype))
             pair = block.cross_attn.key_value(embedded)
             x = x + block.cross_attn.output(block.cross_attn.query(block.norm3(x)), *pair, None)
             fed = (block.norm2(x).unflatten(1, (frames, -1)) * (1 + scale_f) + shift_f).flatten(

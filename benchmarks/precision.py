@@ -11,13 +11,13 @@ from one frame to the next in float32, to compare with.
 
 import argparse
 import copy
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 from rich.table import Table
+from rows import write
 
 from lightning_adastate import load_module
 from lightning_adastate.streamer import Streamer
@@ -90,8 +90,7 @@ def main() -> None:
     for name, row in rows.items():
         table.add_row(name, *(f"{value:.1f}" for value in row.values()))
     Console().print(table)
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    write(args.json, [], rows)
 
 
 if __name__ == "__main__":

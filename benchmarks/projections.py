@@ -8,12 +8,12 @@ model (4680 tokens at 480 x 832; a quarter of them on a CPU).
 """
 
 import argparse
-import json
 import statistics
 import time
 from pathlib import Path
 
 import torch
+from rows import write
 from torch.nn.functional import linear
 
 SIZES = {"small": (72, 128, 400), "medium": (180, 256, 200), "1.3B": (4680, 1536, 20)}
@@ -69,8 +69,7 @@ def main() -> None:
             f"{name:7s} {count:5d} x {dim:4d}: three {row['three']:9.1f} us, joined {row['joined']:9.1f} us, "
             f"three / joined {row['three / joined']:.2f}"
         )
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    write(args.json, [], rows)
 
 
 if __name__ == "__main__":

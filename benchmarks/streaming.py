@@ -13,17 +13,15 @@ busy machine. A chunk is 3 latent frames in 4 denoise passes and a clean pass.
 # Shapes: B batch, F frames, C channels, H W latent height / width, S text tokens, D text width.
 
 import argparse
-import json
-import platform
 import statistics
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from bound import MatmulRate, chunk_flops, milliseconds
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rows import PIXELS, Row, device_name, print_rows, write
 
 from lightning_adastate.anchors import (
     AdaptiveAnchor,
@@ -49,6 +47,7 @@ ANCHORS = {
 }
 LATENT = (16, 8, 12)
 WINDOW, CHUNK, EARLY, SPAN = 6, 3, 20, 30
+CPU = torch.device("cpu")
 
 
 def small_backbone() -> WanTransformer:
@@ -64,14 +63,9 @@ def resident_megabytes() -> float:
     return pages * 4096 / 2**20
 
 
-def timed(call: Callable[[], object]) -> float:
-    """Return the milliseconds of one call."""
-    start = time.perf_counter()
-    call()
-    return 1e3 * (time.perf_counter() - start)
-
-
-def measure(streamer: Streamer, text: torch.Tensor, chunks: int, name: str) -> dict[str, float]:
+def measure(
+    streamer: Streamer, text: torch.Tensor, chunks: int, name: str, rate: MatmulRate
+) -> dict[str, float]:
     """Stream to the end, then alternate late chunks, a fresh stream's chunks and recomputation.
 
     Alternating makes the ratios fair on a machine whose speed changes by the minute.
@@ -83,15 +77,20 @@ def measure(streamer: Streamer, text: torch.Tensor, chunks: int, name: str) -> d
     for _ in track(range(chunks - EARLY - SPAN), name, transient=True):
         next(long)
     growth = resident_megabytes() - before
-    fresh = streamer.stream(streamer.start(text, latent_shape=LATENT))
-    for _ in range(EARLY):
+    fresh, firsts = None, []
+    for _ in range(3):
+        fresh = streamer.stream(streamer.start(text, latent_shape=LATENT))
+        firsts.append(milliseconds(lambda stream=fresh: next(stream), CPU))
+    for _ in range(EARLY - 1):
         next(fresh)
     late, early, naive = [], [], []
     for _ in range(SPAN):
-        late.append(timed(lambda: next(long)))
-        early.append(timed(lambda: next(fresh)))
-        naive.append(timed(lambda: recompute(streamer, text)))
+        rate.sample()
+        late.append(milliseconds(lambda: next(long), CPU))
+        early.append(milliseconds(lambda: next(fresh), CPU))
+        naive.append(milliseconds(lambda: recompute(streamer, text), CPU))
     return {
+        "first_ms": statistics.median(firsts),
         "early_ms": statistics.median(early),
         "late_ms": statistics.median(late),
         "recomputation_ms": statistics.median(naive),
@@ -120,6 +119,26 @@ def recompute(streamer: Streamer, text: torch.Tensor) -> None:
             live = add_noise(x0, torch.randn_like(x0), how.next_sigma)
 
 
+def shared(name: str, streamer: Streamer, found: dict[str, float], rate: MatmulRate) -> Row:
+    """Return the row that all benchmarks have."""
+    return Row(
+        model="small",
+        scope="DiT",
+        path="eager",
+        device=device_name(CPU),
+        dtype="float32",
+        attention="sdpa",
+        cached_frames=WINDOW - CHUNK,
+        anchor=name,
+        streams=1,
+        ms=found["early_ms"],
+        frames=CHUNK * PIXELS,
+        first_ms=found["first_ms"],
+        peak_mb=found["memory_mb"],
+        bound_ms=rate.bound_ms(chunk_flops(streamer, LATENT)),
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
@@ -131,7 +150,7 @@ def main() -> None:
     if args.chunks < EARLY + SPAN:
         parser.error(f"--chunks must be {EARLY + SPAN} or more, got {args.chunks}")
     text = torch.randn(1, 32, 64)
-    backbone, rows = small_backbone(), {}
+    backbone, found, rows = small_backbone(), {}, []
     for name in args.anchors:
         streamer = Streamer(
             backbone,
@@ -139,9 +158,11 @@ def main() -> None:
             cache=RelativisticCache(window_frames=WINDOW),
             schedule=FewStepSchedule(CHUNK),
         )
-        rows[name] = measure(streamer, text, args.chunks, name)
-    device = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    table = Table(title=f"{WINDOW - CHUNK} cached + {CHUNK} live frames, float32, SDPA, {device}")
+        rate = MatmulRate(CPU, torch.float32)
+        found[name] = measure(streamer, text, args.chunks, name, rate)
+        rows.append(shared(name, streamer, found[name], rate))
+    print_rows(rows)
+    table = Table(title=f"{WINDOW - CHUNK} cached + {CHUNK} live frames")
     for column in (
         "anchor",
         f"ms, chunk {EARLY}",
@@ -151,7 +172,7 @@ def main() -> None:
         "recompute / ours",
     ):
         table.add_column(column, justify="left" if column == "anchor" else "right")
-    for name, row in rows.items():
+    for name, row in found.items():
         table.add_row(
             name,
             f"{row['early_ms']:.1f}",
@@ -161,8 +182,7 @@ def main() -> None:
             f"{row['recomputation_ms'] / row['early_ms']:.2f}",
         )
     Console().print(table)
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    write(args.json, rows, found)
 
 
 if __name__ == "__main__":

@@ -12,14 +12,15 @@ step (rollout, DMD loss, backward). The variants run in turns; their gradients a
 import argparse
 import gc
 import itertools
-import json
 import time
 from pathlib import Path
 
 import torch
+from bound import MatmulRate, counted
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rows import Row, device_name, print_rows, write
 
 from lightning_adastate.anchors import StaticAnchor
 from lightning_adastate.backbones import WanTransformer
@@ -31,7 +32,8 @@ from lightning_adastate.text import VocabularyEncoder
 from lightning_adastate.training import SelfForcing
 
 VARIANTS = list(itertools.product(("whole", "chunks"), (False, True)))
-REPEATS = 2
+REPEATS, BATCH = 2, 2
+CPU = torch.device("cpu")
 
 
 class Kept:
@@ -111,17 +113,38 @@ def step(module: SelfForcing, kept: Kept) -> tuple[float, torch.Tensor]:
     return spent, torch.cat([p.grad.flatten() for p in module.generator.parameters()])
 
 
-def measure(frames: int) -> dict[str, dict[str, float]]:
+def measure(frames: int) -> tuple[list[Row], dict[str, dict[str, float]]]:
     modules = {variant: build(frames, *variant) for variant in VARIANTS}
     kept = {variant: Kept() for variant in VARIANTS}
     times: dict[tuple[str, bool], list[float]] = {variant: [] for variant in VARIANTS}
     gradients = {}
+    rate = MatmulRate(CPU, torch.float32)
     for _ in range(REPEATS):
+        rate.sample()
         for variant, module in modules.items():
             spent, gradients[variant] = step(module, kept[variant])
             times[variant].append(spent)
     exact = gradients[VARIANTS[0]]
-    return {
+    # What recomputes does more than is needed, so all are compared with the work of the one that does not.
+    work = counted(lambda: step(modules[VARIANTS[0]], Kept()))
+    rows = [
+        Row(
+            model=f"64 x 4 layers, {frames} frames",
+            scope="training step",
+            path=f"{backward}{', recomputed' if checkpoint else ''}",
+            device=device_name(CPU),
+            dtype="float32",
+            attention="sdpa",
+            cached_frames=3,
+            anchor="sink of 1",
+            streams=BATCH,
+            ms=1e3 * min(times[backward, checkpoint]),
+            peak_mb=kept[backward, checkpoint].peak / 2**20,
+            bound_ms=rate.bound_ms(work),
+        )
+        for backward, checkpoint in VARIANTS
+    ]
+    return rows, {
         f"{backward}{', recomputed' if checkpoint else ''}": {
             "peak_mb": kept[backward, checkpoint].peak / 2**20,
             "seconds": min(times[backward, checkpoint]),
@@ -140,17 +163,21 @@ def main() -> None:
     parser.add_argument("--frames", type=int, nargs="+", default=[9, 21, 42])
     parser.add_argument("--json", type=Path, help="also write the rows here")
     args = parser.parse_args()
-    rows = {frames: measure(frames) for frames in track(args.frames, "measuring", transient=True)}
+    found: dict[int, dict[str, dict[str, float]]] = {}
+    rows: list[Row] = []
+    for frames in track(args.frames, "measuring", transient=True):
+        more, found[frames] = measure(frames)
+        rows += more
+    print_rows(rows)
     table = Table(title=f"generator step, float32, torch {torch.__version__}, CPU")
     for column in ("frames", "backward", "peak MB", "s", "gradient difference"):
         table.add_column(column, justify="left" if column == "backward" else "right")
-    for frames, variants in rows.items():
+    for frames, variants in found.items():
         for name, row in variants.items():
             numbers = (f"{row['peak_mb']:.1f}", f"{row['seconds']:.2f}")
             table.add_row(str(frames), name, *numbers, f"{row['gradient_difference']:.0e}")
     Console().print(table)
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    write(args.json, rows, found)
 
 
 if __name__ == "__main__":

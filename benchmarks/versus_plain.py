@@ -10,17 +10,17 @@ is 3 latent frames in 4 denoise passes and a clean pass, behind a static sink of
 """
 
 import argparse
-import json
-import platform
 import statistics
 import time
 from pathlib import Path
 
 import torch
+from bound import MatmulRate, chunk_flops
 from plain import PlainStream
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
+from rows import PIXELS, Row, device_name, print_rows, write
 
 from lightning_adastate.anchors import StaticAnchor
 from lightning_adastate.backbones import WanTransformer
@@ -29,6 +29,7 @@ from lightning_adastate.schedules import FewStepSchedule
 from lightning_adastate.streamer import Streamer
 
 SINK, CHUNK, TEXT = 3, 3, 512
+CPU = torch.device("cpu")
 SIZES = {  # dim, heads, layers, latent (C, H, W), budget
     "small, 12 frames": (128, 4, 4, (16, 8, 12), 12),
     "small, 21 frames": (128, 4, 4, (16, 8, 12), 21),
@@ -43,8 +44,18 @@ def timed(stream) -> tuple[torch.Tensor, float]:
     return latents, 1e3 * (time.perf_counter() - start)
 
 
-def measure(name: str, chunks: int) -> dict[str, float]:
-    """Run the three streams in turns and return medians, ratios and the largest difference."""
+def first_ms(begin) -> float:
+    """Return the median time from the prompt to the first chunk."""
+    found = []
+    for _ in range(3):
+        start = time.perf_counter()
+        next(begin())
+        found.append(1e3 * (time.perf_counter() - start))
+    return statistics.median(found)
+
+
+def measure(name: str, chunks: int) -> tuple[list[Row], dict[str, float]]:
+    """Run the three streams in turns and return rows, medians, ratios and the largest difference."""
     dim, heads, layers, latent, budget = SIZES[name]
     torch.manual_seed(0)
     model = WanTransformer(
@@ -64,15 +75,19 @@ def measure(name: str, chunks: int) -> dict[str, float]:
         cache=RelativisticCache(budget_frames=budget),
         schedule=schedule,
     )
-    streams = {
-        "ours": streamer.stream(streamer.start(text, latent_shape=latent)),
-        "compiled": streamer.stream(streamer.start(text, latent_shape=latent)),
-        "plain": PlainStream(model, schedule, SINK, budget).stream(text, latent),
+    begin = {
+        "ours": lambda: streamer.stream(streamer.start(text, latent_shape=latent)),
+        "compiled": lambda: streamer.stream(streamer.start(text, latent_shape=latent)),
+        "plain": lambda: PlainStream(model, schedule, SINK, budget).stream(text, latent),
     }
+    streams = {key: start() for key, start in begin.items()}
+    rate = MatmulRate(CPU, torch.float32)
     warm, worst = budget // CHUNK + 4, 0.0
     times: dict[str, list[float]] = {key: [] for key in streams}
     for index in track(range(warm + chunks), name, transient=True):
         made = {}
+        if index >= warm:
+            rate.sample()
         for key, stream in streams.items():
             model.compile_blocks = "steady" if key == "compiled" else "never"
             made[key], spent = timed(stream)
@@ -81,7 +96,28 @@ def measure(name: str, chunks: int) -> dict[str, float]:
         gaps = [(made[key] - made["plain"]).abs().max().item() for key in ("ours", "compiled")]
         worst = max(worst, *gaps)
     row = {f"{key}_ms": statistics.median(values) for key, values in times.items()}
-    return {
+    bound = rate.bound_ms(chunk_flops(streamer, latent))
+    # A stream's first chunks run plain with compiled blocks too.
+    firsts = {key: first_ms(start) for key, start in begin.items()}
+    rows = [
+        Row(
+            model=name.split(",")[0],
+            scope="DiT",
+            path=key,
+            device=device_name(CPU),
+            dtype="float32",
+            attention="sdpa",
+            cached_frames=budget - SINK - CHUNK,
+            anchor=f"sink of {SINK}",
+            streams=1,
+            ms=row[f"{key}_ms"],
+            frames=CHUNK * PIXELS,
+            first_ms=firsts[key],
+            bound_ms=bound,
+        )
+        for key in streams
+    ]
+    return rows, {
         **row,
         "plain / ours": row["plain_ms"] / row["ours_ms"],
         "plain / compiled": row["plain_ms"] / row["compiled_ms"],
@@ -97,20 +133,21 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="+", choices=SIZES, default=list(SIZES))
     parser.add_argument("--json", type=Path, help="also write the rows here")
     args = parser.parse_args()
-    rows = {name: measure(name, args.chunks) for name in args.sizes}
-    device = f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads"
-    table = Table(
-        title=f"ours and plain in turns, float32, SDPA, torch {torch.__version__}, {device}"
-    )
+    found: dict[str, dict[str, float]] = {}
+    rows: list[Row] = []
+    for name in args.sizes:
+        more, found[name] = measure(name, args.chunks)
+        rows += more
+    print_rows(rows)
+    table = Table(title="ours and plain in turns")
     columns = ["ours_ms", "compiled_ms", "plain_ms", "plain / ours", "plain / compiled"]
     for column in ("model", *columns, "largest difference"):
         table.add_column(column, justify="left" if column == "model" else "right")
-    for name, row in rows.items():
+    for name, row in found.items():
         numbers = [f"{row[column]:.2f}" for column in columns]
         table.add_row(name, *numbers, f"{row['largest_difference']:.1e}")
     Console().print(table)
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    write(args.json, rows, found)
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ MODEL_VERBS = {
 """Verbs that take a recipe; they need Lightning, which is imported only for them."""
 
 SMALL_VERBS = {
+    "plan": "predict what a recipe takes of memory, part by part, before anything is loaded",
     "layout": "show which frames each chunk of a configuration attends to, where they stand, and the cost",
     "attention": "measure how much attention the anchor and each cached frame get in a stream",
     "compare": "stream the same weights, prompts and noise with several anchors, and score them",

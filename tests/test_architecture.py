@@ -42,6 +42,8 @@ RANKS = {
     "scratch": 3,
     "attention_pictures": 3,
     "attention_probe": 3,
+    "memory": 3,
+    "stream_memory": 3,
     "rollouts": 3,
     "streamer": 3,
     "chunk_plan": 3,

@@ -68,8 +68,7 @@ class SelfForcing(CarryingModule):
         teacher: Builds the frozen teacher, for training only; ``None`` copies the generator's network.
         teacher_weights: File of the teacher's weights; ``None`` leaves them as built.
         teacher_dtype: What the teacher's weights are kept in, whatever the trainer's precision.
-        teacher_after: Where the teacher goes after each scoring: ``offload`` to the CPU's memory, ``keep``
-            leaves it on the device.
+        teacher_after: Where it waits between scorings: ``offload`` in the CPU's memory, ``keep`` where it is.
         critic: Builds the critic, for training only; ``None`` copies the teacher.
         critic_weights: File of the critic's first weights; ``None`` leaves them as built.
         negative_prompt: What guidance points away from; needed if ``loss`` has guidance.
@@ -198,7 +197,7 @@ class SelfForcing(CarryingModule):
         if stage not in ("fit", "validate", "test") or self.teacher_place is not None:
             return
         backbone = self.generator.backbone
-        # Without a builder the critic is a copy of the teacher, from before that is rounded.
+        # A critic without a builder is a copy of the teacher, from before that is rounded.
         kind = None if self.build_critic is None else getattr(torch, self.teacher_dtype)
         teacher = build_network(self.build_teacher, backbone, self.teacher_weights, dtype=kind)
         wide = next(backbone.parameters()).dtype
@@ -234,8 +233,8 @@ class SelfForcing(CarryingModule):
         """Let the generator learn where it is its turn, then the critic."""
         del batch_idx
         text_BSD, clip = self.encode_batch(batch)
-        rollout = self.learn_generator(text_BSD, clip) if self.is_generator_turn else None
-        self.learn_critic(text_BSD, clip, rollout)
+        made = self.learn_generator(text_BSD, clip) if self.is_generator_turn else None
+        self.learn_critic(text_BSD, clip, made)
         self.log_step()
         self.batches_seen += 1
 
@@ -246,14 +245,12 @@ class SelfForcing(CarryingModule):
             rollout = self.rollout(text_BSD, clip_BFCHW, "generator", keep_takes=chunkwise)
         video = rollout.video_BFCHW.detach().requires_grad_() if chunkwise else rollout.video_BFCHW
         draw = self.loss.draw(video, self.generator_for("generator loss"))
+        given, weigh = (
+            rollout.given_frames,
+            partial(self.reweight, silent_frames=rollout.silent_frames),
+        )
         with self.networks(rollout.text_BSD) as networks:
-            out = self.loss(
-                video,
-                networks,
-                draw,
-                given_frames=rollout.given_frames,
-                reweight=partial(self.reweight, silent_frames=rollout.silent_frames),
-            )
+            out = self.loss(video, networks, draw, given_frames=given, reweight=weigh)
         loss = out.loss / self.accumulate
         for part in chunk_losses(loss, video, rollout) if chunkwise else [loss]:
             self.manual_backward(part)
@@ -261,7 +258,7 @@ class SelfForcing(CarryingModule):
         self.log_dict({f"train/{name}": value for name, value in out.logs.items()})
         if self.completes_step:
             self.log("train/grad_norm_generator", self.step_generator())
-        return rollout
+        return rollout._replace(takes=())  # they hold every chunk's cache
 
     def learn_critic(
         self, text_BSD: Tensor, clip_BFCHW: Tensor | None, rollout: Rollout | None
