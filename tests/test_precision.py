@@ -23,9 +23,7 @@ class Gradients(Callback):
 
 def fit(path, precision, callbacks=(), **options):
     torch.manual_seed(0)
-    model = self_forcing(
-        exit_step="last", generator_interval=1, anchor=StaticAnchor(0), **options
-    )
+    model = self_forcing(exit_step="last", generator_interval=1, anchor=StaticAnchor(0), **options)
     trainer(path, precision=precision, callbacks=list(callbacks)).fit(
         model, ClipData(4, val_count=0)
     )
