@@ -7,6 +7,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, NamedTuple
@@ -234,6 +235,24 @@ def read_video(path: str | Path, start: int = 0, num_frames: int | None = None) 
             f"video file '{path}' ends too early: wanted {num_frames or 'any'} frames from frame "
             f"{start}, got {len(pictures)}"
         )
+    return _as_tensor(pictures)
+
+
+def read_pieces(path: str | Path, piece_frames: int = 32) -> Iterator[Tensor]:
+    """Yield all frames in order as uint8 ``[F, 3, H, W]``, decoded once, a piece in memory at a time.
+
+    Raises:
+        ValueError: If the file is missing, broken or holds no video.
+    """
+    converter = VideoReformatter()
+    with _open(path) as container:
+        frames = _frames(container, _video_stream(container, path), path)
+        pictures = (converter.reformat(frame, format="rgb24").to_ndarray() for frame in frames)
+        while piece := list(islice(pictures, piece_frames)):
+            yield _as_tensor(piece)
+
+
+def _as_tensor(pictures: list[np.ndarray]) -> Tensor:
     return torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).contiguous()
 
 

@@ -4,6 +4,7 @@ from lightning_adastate.callbacks.exact_resume import ExactResume
 from lightning_adastate.callbacks.graceful_stop import GracefulStop
 from lightning_adastate.callbacks.loss_weighting import HorizonRamp, LossWeightingCallback
 from lightning_adastate.callbacks.reward_weighting import RewardWeighting
+from lightning_adastate.callbacks.stream_metrics import StreamMetrics
 
 __all__ = [
     "ExactResume",
@@ -11,4 +12,5 @@ __all__ = [
     "HorizonRamp",
     "LossWeightingCallback",
     "RewardWeighting",
+    "StreamMetrics",
 ]

@@ -1,6 +1,35 @@
 """Metrics of streams."""
 
-from lightning_adastate.metrics.bootstrap import Interval, paired_bootstrap
+from lightning_adastate.metrics.bootstrap import (
+    Interval,
+    mean_bootstrap,
+    paired_bootstrap,
+    unpaired_bootstrap,
+)
 from lightning_adastate.metrics.pan import PAN_IDEAL, PanMetrics, PanScores, pan_scores
+from lightning_adastate.metrics.video_consistency import ConsistencyScores, VideoConsistency
+from lightning_adastate.metrics.video_drift import DriftScores, VideoDrift
+from lightning_adastate.metrics.video_dynamics import DynamicsScores, VideoDynamics
+from lightning_adastate.metrics.video_recorder import CurveRecorder, VideoCurves, video_curves
+from lightning_adastate.metrics.video_suite import VideoMetrics
 
-__all__ = ["PAN_IDEAL", "Interval", "PanMetrics", "PanScores", "paired_bootstrap", "pan_scores"]
+__all__ = [
+    "PAN_IDEAL",
+    "ConsistencyScores",
+    "CurveRecorder",
+    "DriftScores",
+    "DynamicsScores",
+    "Interval",
+    "PanMetrics",
+    "PanScores",
+    "VideoConsistency",
+    "VideoCurves",
+    "VideoDrift",
+    "VideoDynamics",
+    "VideoMetrics",
+    "mean_bootstrap",
+    "paired_bootstrap",
+    "pan_scores",
+    "unpaired_bootstrap",
+    "video_curves",
+]

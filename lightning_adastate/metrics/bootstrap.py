@@ -1,4 +1,4 @@
-"""Paired bootstrap: is the mean difference between two arms more than chance between episodes?"""
+"""Bootstrap over videos: how sure is a mean, and is the difference of two arms more than chance?"""
 
 from __future__ import annotations
 
@@ -32,12 +32,50 @@ def paired_bootstrap(
             f"expected two arms of equal length, got {tuple(treated_B.shape)} "
             f"and {tuple(control_B.shape)}"
         )
-    difference = (treated_B - control_B).double().cpu()
-    difference = difference[~difference.isnan()]
-    if len(difference) < 2:
-        raise ValueError(f"expected 2 or more episodes, got {len(difference)}")
+    return mean_bootstrap(treated_B - control_B, num_resamples=num_resamples, seed=seed)
+
+
+def mean_bootstrap(value_B: Tensor, *, num_resamples: int = 4000, seed: int = 0) -> Interval:
+    """Return the mean over episodes, and where 95 % of resampled means lie. NaN is left out.
+
+    Raises:
+        ValueError: If fewer than two episodes are left.
+    """
+    value_B = _there(value_B)
     generator = torch.Generator().manual_seed(seed)
-    picks = torch.randint(len(difference), (num_resamples, len(difference)), generator=generator)
-    means = difference[picks].mean(1)
+    return _interval(float(value_B.mean()), _resampled(value_B, num_resamples, generator))
+
+
+def unpaired_bootstrap(
+    treated_B: Tensor, control_B: Tensor, *, num_resamples: int = 4000, seed: int = 0
+) -> Interval:
+    """Return the difference of the means of two arms that share no episodes, and its 95 % interval.
+
+    Each arm is resampled on its own. NaN is left out. Pair where you can: it is much narrower.
+
+    Raises:
+        ValueError: If fewer than two episodes are left in an arm.
+    """
+    treated_B, control_B = _there(treated_B), _there(control_B)
+    generator = torch.Generator().manual_seed(seed)
+    treated = _resampled(treated_B, num_resamples, generator)
+    control = _resampled(control_B, num_resamples, generator)
+    return _interval(float(treated_B.mean() - control_B.mean()), treated - control)
+
+
+def _there(value_B: Tensor) -> Tensor:
+    value_B = value_B.double().cpu()
+    value_B = value_B[~value_B.isnan()]
+    if len(value_B) < 2:
+        raise ValueError(f"expected 2 or more episodes, got {len(value_B)}")
+    return value_B
+
+
+def _resampled(value_B: Tensor, num_resamples: int, generator: torch.Generator) -> Tensor:
+    picks = torch.randint(len(value_B), (num_resamples, len(value_B)), generator=generator)
+    return value_B[picks].mean(1)
+
+
+def _interval(mean: float, means: Tensor) -> Interval:
     low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return Interval(float(difference.mean()), low, high)
+    return Interval(mean, low, high)

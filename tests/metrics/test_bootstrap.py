@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from lightning_adastate.metrics import paired_bootstrap
+from lightning_adastate.metrics import mean_bootstrap, paired_bootstrap, unpaired_bootstrap
 
 
 def test_the_interval_is_that_of_the_mean_of_paired_differences():
@@ -37,3 +37,20 @@ def test_arms_that_cannot_be_paired_are_refused():
         paired_bootstrap(torch.zeros(3), torch.zeros(4))
     with pytest.raises(ValueError, match="2 or more episodes, got 1"):
         paired_bootstrap(torch.zeros(1), torch.zeros(1))
+
+
+def test_unpaired_arms_may_differ_in_length_and_are_wider():
+    generator = torch.Generator().manual_seed(1)
+    control = 3.0 * torch.randn(300, generator=generator)
+    treated = 3.0 * torch.randn(200, generator=generator) + 1.0
+    found = unpaired_bootstrap(treated, control)
+    assert found.mean == pytest.approx((treated.mean() - control.mean()).item(), abs=1e-6)
+    expected = 2 * 1.96 * 3.0 * (1 / 300 + 1 / 200) ** 0.5
+    assert found.high - found.low == pytest.approx(expected, rel=0.15)
+
+
+def test_the_interval_of_a_mean_leaves_nan_out():
+    values = torch.tensor([1.0, float("nan"), 3.0, 2.0])
+    assert mean_bootstrap(values).mean == 2.0
+    with pytest.raises(ValueError, match="expected 2 or more episodes, got 1"):
+        mean_bootstrap(values[:2])

@@ -1,0 +1,104 @@
+"""evaluate: score any videos without a network: motion, consistency and drift, beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from lightning_adastate.cli.outputs import output_folder
+from lightning_adastate.cli.parser import SentenceParser
+from lightning_adastate.cli.tables import wide_console
+from lightning_adastate.cli.vbench import How, hand_over
+from lightning_adastate.cli.video_groups import VideoGroup, find_groups, score_groups
+from lightning_adastate.cli.video_tables import differences, table_of, write_scores
+from lightning_adastate.data import read_prompts
+from lightning_adastate.metrics import VideoMetrics
+
+DESCRIPTION = """Score video files: how much they move, whether they hold together and whether their look drifts. A folder
+stands for all videos in it. Videos of one folder are a group; several groups are compared with the first, in pairs if
+their file names are the same. No network and no GPU is needed. Writes scores.csv and scores.json. With `vbench`, nothing is
+scored: the videos are handed over under the names that VBench looks for."""
+
+
+def evaluate_parser() -> SentenceParser:
+    """Return the parser of ``evaluate``."""
+    parser = SentenceParser(prog="lightning_adastate evaluate", description=DESCRIPTION)
+    parser.add_argument("videos", nargs="*", type=Path, help="Video files, or folders of them.")
+    parser.add_argument(
+        "--chunk_frames",
+        type=int | None,
+        help="Frames per chunk, for `boundary_jump`; 12 for three latents of Wan.",
+    )
+    parser.add_argument(
+        "--first_chunk_frames",
+        type=int | None,
+        help="Frames of the first chunk if it has fewer; 9 for three latents of Wan.",
+    )
+    parser.add_argument(
+        "--window_frames",
+        type=int,
+        default=24,
+        help="Frames the model sees back; `novelty` compares with older ones.",
+    )
+    parser.add_argument(
+        "--num_parts", type=int, default=5, help="Parts of the drift error (vde_*)."
+    )
+    parser.add_argument(
+        "--device", type=str, default="auto", help="`auto` is CUDA if there is one."
+    )
+    parser.add_argument("--output", type=Path, default=Path("outputs/scores"), help="Folder.")
+    parser.add_argument(
+        "--vbench",
+        type=Path | None,
+        help="Hand the videos over to this folder as {prompt}-{index}.mp4; the folders given are "
+        "index 0, 1, ...",
+    )
+    parser.add_argument(
+        "--prompts",
+        type=str | None,
+        help="With `vbench`: the prompts, one per line; name-00.mp4 is of the first.",
+    )
+    parser.add_argument("--hand_over", type=How, default="link", help="`link` or `copy`.")
+    return parser
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Parse, score or hand over, print and write."""
+    asked = evaluate_parser().parse_args(args)
+    if not asked.videos:
+        raise ValueError("give video files, or folders of them")
+    if (asked.vbench is None) != (asked.prompts is None):
+        raise ValueError("`vbench` and `prompts` go together; give both or neither")
+    metrics = VideoMetrics(
+        chunk_frames=asked.chunk_frames,
+        first_chunk_frames=asked.first_chunk_frames,
+        window_frames=asked.window_frames,
+        num_parts=asked.num_parts,
+    )
+    groups = find_groups(asked.videos)
+    if asked.vbench is not None:
+        return _hand_over(groups, asked.prompts, asked.vbench, asked.hand_over)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with output_folder(asked.output):
+        scored = score_groups(groups, metrics, device if asked.device == "auto" else asked.device)
+        compared = differences(groups, scored)
+        settings = {
+            "chunk_frames": asked.chunk_frames,
+            "first_chunk_frames": asked.first_chunk_frames,
+            "window_frames": asked.window_frames,
+            "num_parts": asked.num_parts,
+        }
+        write_scores(asked.output, groups, scored, compared, settings)
+    console = wide_console()
+    console.print(table_of(groups, scored, compared))
+    console.print(f"written to {asked.output}: scores.csv, scores.json")
+    return 0
+
+
+def _hand_over(groups: Sequence[VideoGroup], prompts: str, folder: Path, how: How) -> int:
+    count, repeated = hand_over(groups, read_prompts(prompts), folder, how)
+    again = f", {repeated} lines repeat a prompt and are left out" if repeated else ""
+    print(f"{count} videos in {folder}, prompts in {folder}.json{again}")
+    return 0
