@@ -102,7 +102,7 @@ def find_third_party_classes() -> None:
 def help_text() -> str:
     """Return the help of the program, without importing what the verbs need."""
     verbs = {**MODEL_VERBS, **SMALL_VERBS}
-    lines = [f"  {verb:10s} {meaning}" for verb, meaning in verbs.items()]
+    lines = [f"  {verb:12s} {meaning}" for verb, meaning in verbs.items()]
     usage = f"usage: {PROGRAM} VERB [options]        ({PROGRAM} VERB --help lists the options)"
     return "\n".join([usage, "", "verbs:", *lines, "  --version", "", EXAMPLES])
 

@@ -136,6 +136,7 @@ def wan_arguments(**changed):
     return argparse.Namespace(**wanted | changed)
 
 
+@pytest.mark.slow
 def test_the_script_for_wan_runs_on_a_cpu_and_fills_all_columns(script, monkeypatch):
     monkeypatch.setattr(script("codec"), "TINY_WIDTHS", (8, 8, 8, 8))
     monkeypatch.setitem(script("bound").SQUARES, "cpu", (256,))
