@@ -30,8 +30,8 @@ from rich.table import Table
 from rows import device_name, write
 from torch.profiler import DeviceType, ProfilerActivity, profile
 
-from lightning_adastate.scratch import Scratch
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.buffers import StreamBuffers
+from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.types import StreamState
 
 
@@ -73,12 +73,12 @@ class Way:
     """A stream that has its window full, run in one way."""
 
     def __init__(self, streamer: Streamer, variant: Variant) -> None:
-        self.streamer, self.variant, self.scratch = streamer, variant, Scratch()
+        self.streamer, self.variant, self.buffers = streamer, variant, StreamBuffers()
 
     def step(self, state: StreamState) -> tuple[torch.Tensor, StreamState]:
         """Make the next chunk."""
         with torch.no_grad():
-            chunk = self.streamer.step(state, scratch=self.scratch)
+            chunk = self.streamer.step(state, buffers=self.buffers)
         return chunk.latents_BFCHW, chunk.state
 
     def warm(self, state: StreamState, chunks: int) -> StreamState:

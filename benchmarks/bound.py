@@ -14,10 +14,10 @@ from collections.abc import Callable
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from lightning_adastate.analysis.layout import ChunkLayout, lay_out
+from lightning_adastate.analysis.operations import Geometry, pass_flops
 from lightning_adastate.backbones import WanTransformer
-from lightning_adastate.costs import Geometry, pass_flops
-from lightning_adastate.layout import ChunkLayout, lay_out
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.streamer import Streamer
 
 SQUARES = {"cpu": (512, 1024), "cuda": (4096, 8192)}
 """Sides of the products to choose from; the faster is taken."""

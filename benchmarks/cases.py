@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_adastate.backbones import WanTransformer, wan_block
 from lightning_adastate.codecs import Codec
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.types import StreamState
 
 FIRSTS = 3

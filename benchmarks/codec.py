@@ -24,8 +24,8 @@ from rich.progress import track
 from rich.table import Table
 from rows import PIXELS, PeakMemory, Row, device_name, module_bytes, print_rows, write
 
-from lightning_adastate.checkpoints import save_tensors
 from lightning_adastate.codecs import Codec, PreviewCodec, TinyCodec, WanCodec, tiny_layers
+from lightning_adastate.files import save_tensors
 
 CHUNK = 3
 TINY_WIDTHS = (256, 128, 64, 64)

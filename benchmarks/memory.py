@@ -26,11 +26,11 @@ from torch.utils.data import DataLoader
 from lightning_adastate.anchors import AdaptiveAnchor
 from lightning_adastate.backbones import WanTransformer
 from lightning_adastate.caches import RelativisticCache
-from lightning_adastate.cli.memory_parts import Phase, Sizes
-from lightning_adastate.cli.memory_phases import fit_phase, generate_phase
 from lightning_adastate.codecs import PixelShuffleCodec
 from lightning_adastate.losses import CriticLoss, DMDLoss
-from lightning_adastate.memory import LiveBytes, Precision, tensor_bytes
+from lightning_adastate.memory.parts import Phase, Sizes
+from lightning_adastate.memory.passes import LiveBytes, Precision, tensor_bytes
+from lightning_adastate.memory.phases import fit_phase, generate_phase
 from lightning_adastate.schedules import FewStepSchedule
 from lightning_adastate.text import VocabularyEncoder
 from lightning_adastate.training import SelfForcing

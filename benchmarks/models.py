@@ -12,7 +12,7 @@ from lightning_adastate.backbones import WanTransformer, wan_block
 from lightning_adastate.backbones.attention import KERNELS, kernels_of
 from lightning_adastate.caches import RelativisticCache
 from lightning_adastate.schedules import FewStepSchedule
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.streamer import Streamer
 
 CHUNK = 3
 

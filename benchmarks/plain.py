@@ -68,14 +68,14 @@ class PlainStream:
                 for frames in self.cache:
                     frames[:] = frames[: self.sink] + frames[len(frames) - keep :]
             live = x0 = draw(0)
-            for index, how in enumerate(self.schedule.passes(chunk)):
-                if how.kind == "commit":
+            for index, one in enumerate(self.schedule.passes(chunk)):
+                if one.kind == "commit":
                     self.forward(x0, 0.0, text_BSE, write=True)
                     continue
-                velocity = self.forward(live, how.timestep, text_BSE, write=False)
-                x0 = velocity_to_x0(velocity, live, how.sigma)
-                if how.next_sigma is not None:
-                    live = add_noise(x0, draw(index + 1), how.next_sigma)
+                velocity = self.forward(live, one.timestep, text_BSE, write=False)
+                x0 = velocity_to_x0(velocity, live, one.sigma)
+                if one.next_sigma is not None:
+                    live = add_noise(x0, draw(index + 1), one.next_sigma)
             yield x0
             chunk += 1
 

@@ -20,7 +20,7 @@ from rich.table import Table
 from rows import write
 
 from lightning_adastate import load_module
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.types import KV, StreamState
 
 PROMPTS = ["drifting slowly west", "drifting east", "drifting quickly east", "drifting west"]

@@ -35,7 +35,7 @@ from lightning_adastate.backbones.masks import diffusion_forcing_mask
 from lightning_adastate.caches import RelativisticCache
 from lightning_adastate.flow import add_noise, velocity_to_x0
 from lightning_adastate.schedules import FewStepSchedule
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.streamer import Streamer
 
 ANCHORS = {
     "none": lambda: StaticAnchor(0),
@@ -106,17 +106,17 @@ def recompute(streamer: Streamer, text: torch.Tensor) -> None:
     clean = torch.randn(1, WINDOW - CHUNK, *LATENT)
     mask = diffusion_forcing_mask([WINDOW - CHUNK, CHUNK])
     live = torch.randn(1, CHUNK, *LATENT)
-    for how in passes[:-1]:
-        timestep = torch.tensor([[0.0] * (WINDOW - CHUNK) + [how.timestep] * CHUNK])
+    for one in passes[:-1]:
+        timestep = torch.tensor([[0.0] * (WINDOW - CHUNK) + [one.timestep] * CHUNK])
         out = backbone(
             torch.cat([clean, live], 1),
             timestep_BF=timestep,
             text=backbone.text_kv(text),
             mask_FF=mask,
         )
-        x0 = velocity_to_x0(out.velocity_BFCHW[:, -CHUNK:], live, how.sigma)
-        if how.next_sigma is not None:
-            live = add_noise(x0, torch.randn_like(x0), how.next_sigma)
+        x0 = velocity_to_x0(out.velocity_BFCHW[:, -CHUNK:], live, one.sigma)
+        if one.next_sigma is not None:
+            live = add_noise(x0, torch.randn_like(x0), one.next_sigma)
 
 
 def shared(name: str, streamer: Streamer, found: dict[str, float], rate: MatmulRate) -> Row:

@@ -36,7 +36,7 @@ REPEATS, BATCH = 2, 2
 CPU = torch.device("cpu")
 
 
-class Kept:
+class Resident:
     """Bytes that autograd holds for backward passes, now and at the peak."""
 
     def __init__(self) -> None:
@@ -51,7 +51,7 @@ class Kept:
 class Held:
     """One tensor held for a backward pass."""
 
-    def __init__(self, kept: Kept, tensor: torch.Tensor) -> None:
+    def __init__(self, kept: Resident, tensor: torch.Tensor) -> None:
         self.kept, self.tensor = kept, tensor
         kept.now += tensor.nbytes
         kept.peak = max(kept.peak, kept.now)
@@ -101,7 +101,7 @@ def build(frames: int, backward: str, checkpoint: bool) -> SelfForcing:
     return module
 
 
-def step(module: SelfForcing, kept: Kept) -> tuple[float, torch.Tensor]:
+def step(module: SelfForcing, kept: Resident) -> tuple[float, torch.Tensor]:
     """Return the seconds of a generator step and its gradient."""
     module.zero_grad()
     text = module.encode_text(["drifting west", "drifting slowly east"])
@@ -115,7 +115,7 @@ def step(module: SelfForcing, kept: Kept) -> tuple[float, torch.Tensor]:
 
 def measure(frames: int) -> tuple[list[Row], dict[str, dict[str, float]]]:
     modules = {variant: build(frames, *variant) for variant in VARIANTS}
-    kept = {variant: Kept() for variant in VARIANTS}
+    kept = {variant: Resident() for variant in VARIANTS}
     times: dict[tuple[str, bool], list[float]] = {variant: [] for variant in VARIANTS}
     gradients = {}
     rate = MatmulRate(CPU, torch.float32)
@@ -125,8 +125,8 @@ def measure(frames: int) -> tuple[list[Row], dict[str, dict[str, float]]]:
             spent, gradients[variant] = step(module, kept[variant])
             times[variant].append(spent)
     exact = gradients[VARIANTS[0]]
-    # What recomputes does more than is needed, so all are compared with the work of the one that does not.
-    work = counted(lambda: step(modules[VARIANTS[0]], Kept()))
+    # What takes does more than is needed, so all are compared with the work of the one that does not.
+    work = counted(lambda: step(modules[VARIANTS[0]], Resident()))
     rows = [
         Row(
             model=f"64 x 4 layers, {frames} frames",

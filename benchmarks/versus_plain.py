@@ -26,7 +26,7 @@ from lightning_adastate.anchors import StaticAnchor
 from lightning_adastate.backbones import WanTransformer
 from lightning_adastate.caches import RelativisticCache
 from lightning_adastate.schedules import FewStepSchedule
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.streamer import Streamer
 
 SINK, CHUNK, TEXT = 3, 3, 512
 CPU = torch.device("cpu")

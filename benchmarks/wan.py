@@ -41,7 +41,7 @@ from plain import PlainStream
 from rows import Row, module_bytes, print_rows, write
 
 from lightning_adastate.codecs import Codec
-from lightning_adastate.training.overlapped import stream_overlapped
+from lightning_adastate.streaming.overlapped import stream_overlapped
 
 EARLY = 20
 

@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 import yaml
 
+from lightning_adastate.analysis.layout import lay_out
+from lightning_adastate.analysis.layout_pictures import layout_picture
+from lightning_adastate.analysis.layout_text import describe, joint_passes
+from lightning_adastate.analysis.operations import GIGA, TERA, WAN_1_3B, chunk_cost
 from lightning_adastate.cli.layout import COLUMNS, layout_parser, read_config, timeline_of
-from lightning_adastate.costs import GIGA, TERA, WAN_1_3B, chunk_cost
-from lightning_adastate.events import prompt_switch, rope_cut
-from lightning_adastate.layout import lay_out
-from lightning_adastate.layout_pictures import layout_picture
-from lightning_adastate.layout_text import describe, joint_passes
+from lightning_adastate.streaming.events import prompt_switch, rope_cut
 
 DOCS = Path(__file__).parent
 PAGES = DOCS / "mechanisms"

@@ -11,9 +11,9 @@ mpl.use("Agg")
 from matplotlib import pyplot as plt
 from matplotlib.patches import FancyBboxPatch
 
+from lightning_adastate.analysis.layout import lay_out
 from lightning_adastate.anchors import AdaptiveAnchor, StaticAnchor
 from lightning_adastate.caches import RelativisticCache
-from lightning_adastate.layout import lay_out
 from lightning_adastate.schedules import FewStepSchedule
 
 COLORS = {"anchor": "#c8553d", "state": "#f0a868", "cached": "#6c8ead", "live": "#8fb996"}

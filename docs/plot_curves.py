@@ -29,7 +29,7 @@ def main():
     rows = -(-len(names) // 2)
     figure, axes = plt.subplots(rows, 2, figsize=(10, 3.2 * rows), dpi=120, squeeze=False)
     for axis, name in zip(axes.flat, names, strict=False):
-        for key in ("train/loss", "train/loss_dmd", "train/loss_critic"):
+        for key in ("train/loss", "train/loss_generator", "train/loss_critic"):
             steps, values = series(name, key)
             if values:
                 axis.plot(steps, values, linewidth=0.8, label=key)

@@ -55,9 +55,10 @@ _HOMES = {
     "SiDLoss": "losses",
     "SlidingCache": "caches",
     "StaticAnchor": "anchors",
-    "StreamModule": "training.base",
+    "StreamModule": "training",
+    "StreamPipeline": "streaming",
     "StreamState": "types",
-    "Streamer": "streamer",
+    "Streamer": "streaming",
     "TextEncoder": "text",
     "TinyCodec": "codecs",
     "TriangularAnchor": "anchors",
@@ -67,11 +68,11 @@ _HOMES = {
     "WanCodec": "codecs",
     "WanTransformer": "backbones",
     "load_into": "weights",
-    "load_module": "cli.loading",
-    "load_stream_state": "checkpoints",
+    "load_module": "recipes.loading",
+    "load_stream_state": "streaming",
     "load_weights": "weights",
-    "probe_attention": "attention_probe",
-    "save_stream_state": "checkpoints",
+    "probe_attention": "analysis.attention",
+    "save_stream_state": "streaming",
 }
 
 __all__ = ["__version__", *_HOMES]  # noqa: PLE0604

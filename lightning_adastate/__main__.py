@@ -53,8 +53,8 @@ def main(args: Sequence[str] | None = None) -> int:
     if given[0] == "--version":
         print(lightning_adastate.__version__)
         return 0
-    from lightning_adastate.cli.errors import first_sentence, nearest
-    from lightning_adastate.cli.shipped import resolve_arguments
+    from lightning_adastate.recipes.errors import first_sentence, nearest
+    from lightning_adastate.recipes.names import resolve_arguments
 
     verbs = [*MODEL_VERBS, *SMALL_VERBS]
     if given[0] not in verbs:

@@ -77,10 +77,11 @@ def main(args: Sequence[str] | None = None) -> int:
     checkpoint = fit(chosen.output, quick=chosen.quick)
 
     from lightning_adastate.anchors import AdaptiveAnchor
-    from lightning_adastate.cli.arm import Variation
-    from lightning_adastate.cli.compare import build, run_compare, write_files
-    from lightning_adastate.cli.tables import print_tables, wide_console
-    from lightning_adastate.weights import load_into
+    from lightning_adastate.cli.compare import build
+    from lightning_adastate.evaluation.arms import Variation
+    from lightning_adastate.evaluation.comparison import run_compare, write_files
+    from lightning_adastate.evaluation.tables import print_tables, wide_console
+    from lightning_adastate.weights.loading import load_into
 
     setting = build(["--config=toy/compare", *(["--episodes=4"] if chosen.quick else [])])
     before = {BEFORE: Variation(anchor=AdaptiveAnchor(1))}

@@ -48,24 +48,24 @@ class KV:
     Args:
         key_LBFTND: ``[L, B, F, T, N, D]``, un-rotated.
         value_LBFTND: ``[L, B, F, T, N, D]``.
-        births: For each frame the latent-frame index it stands for, counted from the start of the
+        frame_indices: For each frame the latent-frame index it stands for, counted from the start of the
             stream. Host-side integers, so positions cost no synchronisation.
         places: Where the tokens stand; ``None`` is the full grid of a frame in its order.
     """
 
     key_LBFTND: Tensor
     value_LBFTND: Tensor
-    births: tuple[int, ...]
+    frame_indices: tuple[int, ...]
     places: TokenPlaces | None = None
 
     def __post_init__(self) -> None:
-        assert self.key_LBFTND.shape[2] == len(self.births), "one birth index per frame"
+        assert self.key_LBFTND.shape[2] == len(self.frame_indices), "one frame index per frame"
         assert self.key_LBFTND.shape == self.value_LBFTND.shape, "keys and values differ in shape"
 
     @property
     def num_frames(self) -> int:
         """Count the frames."""
-        return len(self.births)
+        return len(self.frame_indices)
 
     def frames(self, start: int, stop: int | None = None) -> KV:
         """Return frames ``start:stop`` as views."""
@@ -73,14 +73,18 @@ class KV:
         return KV(
             self.key_LBFTND[:, :, part],
             self.value_LBFTND[:, :, part],
-            self.births[part],
+            self.frame_indices[part],
             _along_frames(self.places, lambda place: place[:, :, part]),
         )
 
-    def take(self, index: Sequence[int], births: Sequence[int] | None = None) -> KV:
-        """Return the frames at ``index`` in that order, optionally under other ``births``."""
+    def take(self, index: Sequence[int], frame_indices: Sequence[int] | None = None) -> KV:
+        """Return the frames at ``index`` in that order, optionally under other ``frame_indices``."""
         where = torch.tensor(index, dtype=torch.long, device=self.key_LBFTND.device)
-        names = tuple(self.births[i] for i in index) if births is None else tuple(births)
+        names = (
+            tuple(self.frame_indices[i] for i in index)
+            if frame_indices is None
+            else tuple(frame_indices)
+        )
         return KV(
             self.key_LBFTND.index_select(2, where),
             self.value_LBFTND.index_select(2, where),
@@ -89,7 +93,7 @@ class KV:
         )
 
     def put(self, index: Sequence[int], other: KV) -> KV:
-        """Return these frames with those at ``index`` replaced by ``other``'s; births stay."""
+        """Return these frames with those at ``index`` replaced by ``other``'s; frame_indices stay."""
         where = torch.tensor(index, dtype=torch.long, device=self.key_LBFTND.device)
         return replace(
             self,
@@ -98,7 +102,7 @@ class KV:
         )
 
     def lerp(self, other: KV, weight: float) -> KV:
-        """Move keys and values towards ``other`` by ``weight``; births stay."""
+        """Move keys and values towards ``other`` by ``weight``; frame_indices stay."""
         return replace(
             self,
             key_LBFTND=self.key_LBFTND.lerp(other.key_LBFTND, weight),
@@ -124,7 +128,7 @@ class KV:
         return KV(
             torch.cat([part.key_LBFTND for part in parts], dim=2),
             torch.cat([part.value_LBFTND for part in parts], dim=2),
-            tuple(birth for part in parts for birth in part.births),
+            tuple(frame_index for part in parts for frame_index in part.frame_indices),
             TokenPlaces(*(torch.cat(each, dim=2) for each in zip(*places, strict=True)))
             if places
             else None,

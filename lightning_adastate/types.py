@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_adastate.kv import KV, Contents, TokenPlaces
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class TextKV(NamedTuple):
@@ -59,10 +59,10 @@ class LivePositions(NamedTuple):
 class WindowFrames(NamedTuple):
     """What a cache needs to know to give every frame a temporal index. Host-side integers."""
 
-    anchor_births: tuple[int, ...]
+    anchor_frame_indices: tuple[int, ...]
     num_state_frames: int
-    cached_births: tuple[int, ...]
-    live_births: tuple[int, ...]
+    cached_frame_indices: tuple[int, ...]
+    live_frame_indices: tuple[int, ...]
 
 
 class Positions(NamedTuple):
@@ -76,7 +76,7 @@ class Positions(NamedTuple):
 class Eviction(NamedTuple):
     """Result of making room: blocks that stay, and the frames that leave (``None``: nothing left)."""
 
-    kept: tuple[KV, ...]
+    retained: tuple[KV, ...]
     evicted: KV | None
 
 
@@ -192,9 +192,9 @@ class StreamState:
         return len(self.stream_ids)
 
     @property
-    def cached_births(self) -> tuple[int, ...]:
-        """List the birth indices of the cached content frames, oldest first."""
-        return tuple(birth for block in self.blocks for birth in block.births)
+    def cached_frame_indices(self) -> tuple[int, ...]:
+        """List the frame indices of the cached content frames, oldest first."""
+        return tuple(frame_index for block in self.blocks for frame_index in block.frame_indices)
 
 
 @dataclass(frozen=True)

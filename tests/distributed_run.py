@@ -16,8 +16,8 @@ from training_toy import ClipData, backbone, self_forcing, trainer
 from lightning_adastate.backbones import LoRABackbone
 from lightning_adastate.callbacks import ExactResume
 from lightning_adastate.training.base import frozen_copy
-from lightning_adastate.training.sharding import whole
-from lightning_adastate.weights import load_into
+from lightning_adastate.training.sharding import full_tensor
+from lightning_adastate.weights.loading import load_into
 
 DDP = "ddp_find_unused_parameters_true"
 
@@ -25,9 +25,9 @@ DDP = "ddp_find_unused_parameters_true"
 def snapshot(model):
     """Weights that are saved, and both optimisers' means, gathered from all processes."""
     parts = [model.generator, model.generator_ema, model.critic]
-    weights = [whole(p).detach().flatten() for m in parts for p in m.parameters()]
+    weights = [full_tensor(p).detach().flatten() for m in parts for p in m.parameters()]
     moments = [
-        whole(optimizer.state[p]["exp_avg"]).flatten()
+        full_tensor(optimizer.state[p]["exp_avg"]).flatten()
         for optimizer in model.optimizers(use_pl_optimizer=False)
         for group in optimizer.param_groups
         for p in group["params"]
@@ -114,7 +114,7 @@ def all_spread(module):
 
 
 def filled(network, folder):
-    """Load weights into a spread network; tell whether it has them."""
+    """Load weights into a sharded network; tell whether it has them."""
     other = backbone(7)
     file = folder / "other.pt"
     torch.save(other.state_dict(), file.with_suffix(f".{torch.distributed.get_rank()}"))
@@ -122,7 +122,9 @@ def filled(network, folder):
     torch.distributed.barrier()
     load_into(network, file)
     pairs = zip(network.parameters(), other.parameters(), strict=True)
-    same = [torch.equal(whole(ours), theirs) for ours, theirs in pairs]  # all gather, to the end
+    same = [
+        torch.equal(full_tensor(ours), theirs) for ours, theirs in pairs
+    ]  # all gather, to the end
     return all(same)
 
 

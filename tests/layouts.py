@@ -54,7 +54,7 @@ class RollingBuffer:
     def __init__(self, size, sink):
         self.size, self.sink = size, sink
         self.slots = [None] * size
-        self.births = [None] * size
+        self.frame_indices = [None] * size
         self.global_end = self.local_end = 0
 
     def evict(self, evicted):
@@ -70,22 +70,22 @@ class RollingBuffer:
             self.evict(range(self.sink, self.sink + gone))
             for i in range(kept):
                 self.slots[self.sink + i] = self.slots[self.sink + gone + i]
-                self.births[self.sink + i] = self.births[self.sink + gone + i]
+                self.frame_indices[self.sink + i] = self.frame_indices[self.sink + gone + i]
             self.local_end += end - self.global_end - gone
         else:
             self.local_end += end - self.global_end
         for i, content in enumerate(contents):
             self.slots[self.local_end - count + i] = content
-            self.births[self.local_end - count + i] = start + i
+            self.frame_indices[self.local_end - count + i] = start + i
         self.global_end = end
         visible = range(max(0, self.local_end - self.size), self.local_end)
         assert all(self.slots[i] is not None for i in visible), "a slot of zeros is visible"
         return list(visible)
 
     def index(self, visible, start, count):
-        """Temporal index of the visible slots' keys, and of the queries: birth, rotated for good."""
+        """Temporal index of the visible slots' keys, and of the queries: frame_index, rotated for good."""
         del count
-        places = [self.births[i] for i in visible]
+        places = [self.frame_indices[i] for i in visible]
         return places, [place for place in places if place >= start]
 
     def chunk(self, start, count, passes=2):
@@ -122,7 +122,7 @@ class PackedBuffer(RollingBuffer):
         assert self.local_end == self.size, "public code keeps slots of zeros"
         for i in range(keep):
             self.slots[self.sink + i] = self.slots[self.size - keep + i]
-            self.births[self.sink + i] = self.births[self.size - keep + i]
+            self.frame_indices[self.sink + i] = self.frame_indices[self.size - keep + i]
         self.local_end = self.sink + keep
 
 
@@ -139,7 +139,7 @@ class RecachingBuffer(RollingBuffer):
         if keep_sink and start > self.size:
             slot, newest = self.sink, newest[self.sink - self.size :]
         for i, number in enumerate(newest):
-            self.slots[slot + i], self.births[slot + i] = {("r", number): 1.0}, number
+            self.slots[slot + i], self.frame_indices[slot + i] = {("r", number): 1.0}, number
         self.local_end = slot + len(newest)
 
 
@@ -192,7 +192,7 @@ class BankBuffer(RollingBuffer):
             if turn % 2:
                 block = [self.bank_size - 1 - i for i in block]
             for i, number in enumerate(block):
-                slot = self.births.index(before + i)
+                slot = self.frame_indices.index(before + i)
                 self.slots[slot] = frame(number)
         return view
 

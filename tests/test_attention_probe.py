@@ -6,6 +6,7 @@ import pytest
 import torch
 from tiny import LATENT, golden_backbone, text
 
+from lightning_adastate.analysis.attention import frame_shares, probe_attention
 from lightning_adastate.anchors import (
     AdaptiveAnchor,
     CompressedAnchor,
@@ -14,11 +15,10 @@ from lightning_adastate.anchors import (
     StaticAnchor,
     TriangularAnchor,
 )
-from lightning_adastate.attention_probe import frame_shares, probe_attention
 from lightning_adastate.backbones import wan_block
 from lightning_adastate.caches import RelativisticCache
 from lightning_adastate.schedules import DiagonalSchedule, FewStepSchedule, RollingSchedule
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.streamer import Streamer
 
 ANCHORS = {
     "none": StaticAnchor(0),
@@ -103,8 +103,8 @@ def test_a_share_belongs_to_the_frame_whose_keys_it_comes_from():
     state = last.state
     block = state.blocks[-1]
     ((_, seen),) = probe_attention(streamer, state, 1)
-    births = [frame.birth for frame in seen[0].frames]
-    assert births == [0, *block.births]
+    frame_indices = [frame.frame_index for frame in seen[0].frames]
+    assert frame_indices == [0, *block.frame_indices]
     assert [frame.role for frame in seen[0].frames] == ["anchor", "cached", "cached", "cached"]
     assert [frame.place for frame in seen[0].frames] == [-6.0, -5.0, -4.0, -3.0]
     keys = block.key_LBFTND
@@ -129,7 +129,7 @@ def test_timesteps_are_those_of_the_passes():
     state = streamer.start(text(), latent_shape=LATENT)
     *_, (_, seen) = probe_attention(streamer, state, 4)
     assert [mass.timestep for mass in seen] == [
-        how.timestep for how in streamer.schedule.passes(3)
+        one.timestep for one in streamer.schedule.passes(3)
     ]
     assert seen[-1].timestep == 0.0
 

@@ -11,13 +11,13 @@ import pytest
 import torch
 from tiny import LATENT, golden_backbone, text
 
+from lightning_adastate.analysis.operations import WAN_1_3B, pass_flops
 from lightning_adastate.anchors import AdaptiveAnchor, StaticAnchor
 from lightning_adastate.caches import RelativisticCache
 from lightning_adastate.codecs import wan_fast, wan_plain
-from lightning_adastate.costs import WAN_1_3B, pass_flops
 from lightning_adastate.schedules import FewStepSchedule
-from lightning_adastate.scratch import Scratch
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.buffers import StreamBuffers
+from lightning_adastate.streaming.streamer import Streamer
 
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 CPU = torch.device("cpu")
@@ -61,11 +61,11 @@ def test_the_bound_counts_what_a_chunk_of_a_full_window_computes(script, anchor)
     cache = RelativisticCache(window_frames=6)
     schedule = FewStepSchedule(3)
     streamer = Streamer(golden_backbone(), anchor=anchor, cache=cache, schedule=schedule)
-    state, scratch = streamer.start(text(2), latent_shape=LATENT), Scratch()
+    state, buffers = streamer.start(text(2), latent_shape=LATENT), StreamBuffers()
     with torch.no_grad():
         for _ in range(5):
-            state = streamer.step(state, scratch=scratch).state
-        counted = bound.counted(lambda: streamer.step(state, scratch=scratch))
+            state = streamer.step(state, buffers=buffers).state
+        counted = bound.counted(lambda: streamer.step(state, buffers=buffers))
     assert bound.chunk_flops(streamer, LATENT, streams=2) == counted
 
 

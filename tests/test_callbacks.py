@@ -15,7 +15,6 @@ from lightning_adastate.callbacks import (
 )
 from lightning_adastate.callbacks.exact_resume import random_state, restore_random_state
 from lightning_adastate.losses import HorizonWeighting
-from lightning_adastate.training.hooks import apply_frame_weights
 
 
 class Only(LossWeightingCallback):
@@ -82,12 +81,12 @@ def test_bad_weights_are_refused_naming_the_callback(weights, message):
     model = self_forcing()
     model.trainer = trainer("/tmp", callbacks=[Broken()])
     with pytest.raises(ValueError, match=f"Broken.frame_weights.*{message}"):
-        apply_frame_weights(model, torch.ones(2, 5), torch.zeros(2, 5, 1, 1, 1))
+        model.reweight(torch.ones(2, 5), torch.zeros(2, 5, 1, 1, 1))
 
 
 def test_a_module_without_a_trainer_has_no_hooks():
     weights = torch.ones(2, 5)
-    assert apply_frame_weights(self_forcing(), weights, torch.zeros(2, 5, 1, 1, 1)) is weights
+    assert self_forcing().reweight(weights, torch.zeros(2, 5, 1, 1, 1)) is weights
 
 
 def test_the_horizon_ramp_grows_with_generator_steps():

@@ -11,16 +11,16 @@ from tiny import GOLDEN, LATENT, golden_backbone, streamer, text
 
 from lightning_adastate.anchors import AdaptiveAnchor, EMAAnchor, TriangularAnchor
 from lightning_adastate.caches import RelativisticCache
-from lightning_adastate.checkpoints import load_stream_state, save_stream_state
+from lightning_adastate.streaming.state_file import load_stream_state, save_stream_state
 from lightning_adastate.types import Event
-from lightning_adastate.weights import load_anchor, load_into, load_weights
+from lightning_adastate.weights.loading import load_anchor, load_into, load_weights
 
 CONTINUE = """
 import sys, torch
 sys.path.insert(0, sys.argv[2])
 from safetensors.torch import save_file
 from tiny import streamer
-from lightning_adastate.checkpoints import load_stream_state
+from lightning_adastate.streaming.state_file import load_stream_state
 torch.set_num_threads(1)
 model = streamer()
 state = model.resume(load_stream_state(sys.argv[1], fingerprint=model.fingerprint))

@@ -44,13 +44,13 @@ class MyAnchor(StaticAnchor):
 
 class InterruptingAnchor(StaticAnchor):
     def commit(self, contents, committed):
-        if committed.content.births[0] == 6:
+        if committed.content.frame_indices[0] == 6:
             signal.raise_signal(signal.SIGINT)
         return contents
 
 class FailingAnchor(StaticAnchor):
     def commit(self, contents, committed):
-        if committed.content.births[0] == 6:
+        if committed.content.frame_indices[0] == 6:
             raise ValueError("the third chunk fails")
         return contents
 """

@@ -13,11 +13,11 @@ from torch import nn
 from lightning_adastate.__main__ import main
 from lightning_adastate.backbones import Backbone
 from lightning_adastate.cli.compare import compare_parser
-from lightning_adastate.cli.loading import import_families
-from lightning_adastate.cli.parser import SentenceParser
 from lightning_adastate.cli.replay import replay_parser
-from lightning_adastate.cli.shipped import config_root
 from lightning_adastate.cli.trajectories import trajectories_parser
+from lightning_adastate.recipes.loading import import_families
+from lightning_adastate.recipes.names import config_root
+from lightning_adastate.recipes.parser import SentenceParser
 
 ROOT = config_root()
 

@@ -10,9 +10,8 @@ import pytest
 import torch
 from training_toy import self_forcing
 
-from lightning_adastate.training.networks import PLACES
 from lightning_adastate.training.sharding import data_mesh, shard_networks
-from lightning_adastate.weights import load_weights
+from lightning_adastate.weights.loading import load_weights
 
 SCRIPT = Path(__file__).parent / "distributed_run.py"
 DDP = "ddp_find_unused_parameters_true"
@@ -237,8 +236,7 @@ def test_an_anchor_with_parameters_is_refused_under_fsdp():
 
 
 def test_a_teacher_is_not_offloaded_and_spread_as_well():
-    model = self_forcing(teacher_after="offload")
+    model = self_forcing(teacher_offload=True)
     model._device_mesh = object()
-    with pytest.raises(ValueError, match="`teacher_after` must be 'keep', got 'offload'"):
+    with pytest.raises(ValueError, match="`teacher_offload` must be false, got true"):
         model.setup("fit")
-    assert set(PLACES) == {"keep", "offload"}

@@ -9,8 +9,8 @@ from training_toy import backbone, parts
 
 from lightning_adastate.anchors import StaticAnchor
 from lightning_adastate.caches import RelativisticCache, SlidingCache
-from lightning_adastate.events import kv_flush, prompt_switch, restart, rope_cut
 from lightning_adastate.schedules import FewStepSchedule
+from lightning_adastate.streaming.events import kv_flush, prompt_switch, restart, rope_cut
 from lightning_adastate.training.base import StreamModule
 from lightning_adastate.types import Event
 
@@ -23,7 +23,7 @@ def run(event, chunks=6, cache=None):
     state = model.start(text(), latent_shape=LATENT, timeline=(event,), later_texts=[text(seed=6)])
     for chunk in model.stream(state, chunks):
         state = chunk.state
-    return state, model._open(state, event)
+    return state, model.open_chunk(state)[0]
 
 
 def same(kv, other):
@@ -39,7 +39,7 @@ def test_keep_changes_the_text_alone():
 
 def test_recache_encodes_the_newest_latents_anew_and_keeps_the_sink():
     before, after = run(prompt_switch(6, 1, "recache", frames=5))
-    assert after.cached_births == (13, 14, 15, 16, 17)
+    assert after.cached_frame_indices == (13, 14, 15, 16, 17)
     assert same(after.anchor["sink"], before.anchor["sink"])
     assert not same(after.blocks[0].frames(4), before.blocks[-1].frames(2))
 
@@ -47,7 +47,7 @@ def test_recache_encodes_the_newest_latents_anew_and_keeps_the_sink():
 def test_rebase_begins_the_sink_anew_with_what_is_encoded_anew():
     _, after = run(prompt_switch(6, 1, "rebase", frames=9))
     assert after.anchor == {}
-    assert after.cached_births == tuple(range(9, 18))
+    assert after.cached_frame_indices == tuple(range(9, 18))
 
 
 def test_drop_forgets_window_and_anchor():
@@ -57,7 +57,7 @@ def test_drop_forgets_window_and_anchor():
 
 def test_a_flush_leaves_the_newest_frames_and_the_sink():
     before, after = run(kv_flush(6, prompt=1))
-    assert after.cached_births == (16, 17)
+    assert after.cached_frame_indices == (16, 17)
     assert same(after.anchor["sink"], before.anchor["sink"])
     assert after.prompt == 1
 
@@ -67,9 +67,8 @@ def test_a_cut_moves_the_live_chunk_once():
     state = model.start(text(), latent_shape=LATENT, timeline=(rope_cut(3),))
     for chunk in model.stream(state, 3):
         state = chunk.state
-    event = state.timeline[0]
-    assert model._plan(model._open(state, event), event).positions.live.key == (45, 46, 47)
-    assert model._plan(chunk.state, None).positions.live.key == (3, 4, 5)
+    assert model.plan(*model.open_chunk(state)).positions.live.key == (45, 46, 47)
+    assert model.plan(chunk.state).positions.live.key == (3, 4, 5)
 
 
 def test_restarts_come_every_so_many_chunks_and_forget_all_but_the_overlap():
@@ -79,7 +78,7 @@ def test_restarts_come_every_so_many_chunks_and_forget_all_but_the_overlap():
     state = model.start(text(), latent_shape=LATENT, timeline=(event,))
     sizes = []
     for chunk in model.stream(state, 8):
-        sizes.append(len(chunk.state.cached_births))
+        sizes.append(len(chunk.state.cached_frame_indices))
     assert sizes == [3, 6, 9, 6, 9, 6, 9, 6]
 
 
@@ -89,7 +88,7 @@ def test_two_events_may_open_the_same_chunk():
     state = model.start(text(), latent_shape=LATENT, timeline=events, later_texts=[text(seed=6)])
     chunks = list(model.stream(state, 4))
     assert chunks[3].state.prompt == 1
-    assert chunks[3].state.cached_births == (8, 9, 10, 11)
+    assert chunks[3].state.cached_frame_indices == (8, 9, 10, 11)
     single = Event(3, prompt=1, keep_frames=1, live_start=45.0)
     both = model.step(replace(chunks[2].state, timeline=(single,)))
     assert torch.equal(both.latents_BFCHW, chunks[3].latents_BFCHW)

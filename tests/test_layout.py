@@ -7,6 +7,10 @@ from pathlib import Path
 import pytest
 import yaml
 
+from lightning_adastate.analysis.layout import lay_out
+from lightning_adastate.analysis.layout_pictures import layout_picture
+from lightning_adastate.analysis.layout_text import describe, joint_passes
+from lightning_adastate.analysis.operations import WAN_1_3B, chunk_cost, chunk_flops, pass_flops
 from lightning_adastate.anchors import (
     AdaptiveAnchor,
     CompressedAnchor,
@@ -16,12 +20,8 @@ from lightning_adastate.anchors import (
     TriangularAnchor,
 )
 from lightning_adastate.caches import RelativisticCache, SlidingCache
-from lightning_adastate.costs import WAN_1_3B, chunk_cost, chunk_flops, pass_flops
-from lightning_adastate.events import kv_flush, prompt_switch, restart, rope_cut
-from lightning_adastate.layout import lay_out
-from lightning_adastate.layout_pictures import layout_picture
-from lightning_adastate.layout_text import describe, joint_passes
 from lightning_adastate.schedules import DiagonalSchedule, FewStepSchedule, RollingSchedule
+from lightning_adastate.streaming.events import kv_flush, prompt_switch, restart, rope_cut
 
 DOCS = Path(__file__).parent.parent / "docs"
 CONFIGS = DOCS.parent / "configs"
@@ -125,7 +125,7 @@ def test_a_cache_of_the_last_pass_is_noisy():
 
 
 def test_selected_tokens_come_from_several_frames_and_may_stay_at_their_birth():
-    for index in ("slot", "birth"):
+    for index in ("slot", "frame"):
         anchor = SelectedAnchor(4, num_selected=2, index=index)
         laid = lay_out(
             anchor, SlidingCache(budget_frames=12, compress_to=9), few(), 7, grid=(3, 4)
@@ -135,9 +135,9 @@ def test_selected_tokens_come_from_several_frames_and_may_stay_at_their_birth():
         for slot in picked:
             assert len(slot.shares) > 1
             assert sum(share for _, share in slot.shares) == pytest.approx(1)
-            births = [label.number for label, _ in slot.shares]
-            ends = (min(births), max(births))
-            assert ((slot.first, slot.last) == ends) == (index == "birth")
+            frame_indices = [label.number for label, _ in slot.shares]
+            ends = (min(frame_indices), max(frame_indices))
+            assert ((slot.first, slot.last) == ends) == (index == "frame")
 
 
 def test_packed_frames_count_by_their_tokens():

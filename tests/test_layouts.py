@@ -28,10 +28,10 @@ from lightning_adastate.anchors import (
     TriangularAnchor,
 )
 from lightning_adastate.caches import RelativisticCache, SlidingCache
-from lightning_adastate.chunk_close import close_chunk
 from lightning_adastate.noise import NoiseKey
 from lightning_adastate.schedules import FewStepSchedule
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.commit import close_chunk
+from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.types import KV, BackboneOutput, Event, StreamState
 
 FRAMES = 45
@@ -54,8 +54,9 @@ class Ours:
 
     def chunk(self, event=None):
         """Lay a chunk out, note what it sees, and commit it."""
-        state = self.state if event is None else self.model._open(self.state, event)
-        plan = self.model._plan(state, event)
+        events = () if event is None else (replace(event, chunk=self.state.chunk),)
+        state, event = self.model.open_chunk(replace(self.state, timeline=events))
+        plan = self.model.plan(state, event)
         first = state.first_frame - self.start
         live = [("s", state.chunk, i) for i in range(plan.num_state)]
         live += [("f", first + i) for i in range(plan.num_content)]
@@ -71,14 +72,16 @@ class Ours:
             (1, 1),
         )
         places = [*plan.positions.anchor, *plan.positions.cached, *plan.positions.live.key]
-        whats = [what for part in (*plan.anchor, *plan.kept, kv) for what in self._decode(part)]
+        whats = [
+            what for part in (*plan.anchor, *plan.retained, kv) for what in self._decode(part)
+        ]
         return seen(zip(places, whats, strict=True), plan.positions.live.query)
 
-    def _recache(self, state, latents_BFCHW):
+    def _recache(self, state, latents_BFCHW, observer):
         count = latents_BFCHW.shape[1]
-        births = tuple(range(state.first_frame - count, state.first_frame))
-        kv = self._encode([("r", birth - self.start) for birth in births])
-        return replace(state, blocks=(replace(kv, births=births),))
+        frame_indices = tuple(range(state.first_frame - count, state.first_frame))
+        kv = self._encode([("r", frame_index - self.start) for frame_index in frame_indices])
+        return replace(state, blocks=(replace(kv, frame_indices=frame_indices),))
 
     def _encode(self, labels):
         key = torch.zeros(1, 1, len(labels), 1, 1, WIDTH, dtype=torch.float64)

@@ -9,8 +9,7 @@ from tiny import LATENT, golden_backbone, streamer, text
 from lightning_adastate.anchors import AdaptiveAnchor, EMAAnchor, StaticAnchor
 from lightning_adastate.backbones import LoRABackbone, WanTransformer
 from lightning_adastate.caches import SlidingCache
-from lightning_adastate.cli.memory_rollout import interpolate
-from lightning_adastate.memory import (
+from lightning_adastate.memory.passes import (
     LiveBytes,
     PassShape,
     Precision,
@@ -19,8 +18,9 @@ from lightning_adastate.memory import (
     tensor_bytes,
     trained_numbers,
 )
-from lightning_adastate.stream_memory import state_bytes, stream_memory
-from lightning_adastate.streamer import Scratch
+from lightning_adastate.memory.rollout import interpolate
+from lightning_adastate.memory.stream import state_bytes, stream_memory
+from lightning_adastate.streaming.streamer import StreamBuffers
 from lightning_adastate.training import Optimization
 from lightning_adastate.types import LivePositions, Window
 
@@ -63,18 +63,18 @@ def test_a_stream_holds_exactly_the_bytes_that_are_predicted(anchor, sliding):
     ours = streamer(anchor, SlidingCache(window_frames=6) if sliding else None)
     texts = text(rows=2)
     predicted = stream_memory(ours, WIDE, rows=2, latent_shape=LATENT, text_tokens=texts.shape[1])
-    scratch, state = Scratch(), ours.start(texts, latent_shape=LATENT, stream_ids=[0, 1])
+    buffers, state = StreamBuffers(), ours.start(texts, latent_shape=LATENT, stream_ids=[0, 1])
     most = dict.fromkeys(state_bytes(state), 0)
     for _ in range(8):
         with torch.no_grad():
-            state = ours.step(state, scratch=scratch).state
+            state = ours.step(state, buffers=buffers).state
         most = {name: max(size, most[name]) for name, size in state_bytes(state).items()}
     assert most == {name: getattr(predicted, name) for name in most}
-    buffers = [part for pair in scratch._buffers.values() for part in pair]
-    buffers += [part for time in scratch._times.values() for part in time.parts]
-    buffers += list(scratch._numbers.values())
-    held = tensor_bytes(buffers)
-    assert held < predicted.scratch < 1.15 * held  # memoised angles stay as well
+    parts = [part for pair in buffers._buffers.values() for part in pair]
+    parts += [part for time in buffers._times.values() for part in time.parts]
+    parts += list(buffers._numbers.values())
+    held = tensor_bytes(parts)
+    assert held < predicted.buffers < 1.15 * held  # memoised angles stay as well
 
 
 def test_the_states_before_the_chunks_of_a_rollout_share_their_frames():

@@ -2,7 +2,7 @@ import pytest
 import torch
 from matplotlib.image import imread
 
-from lightning_adastate.pictures import contact_sheet, label_picture, side_by_side
+from lightning_adastate.media.pictures import contact_sheet, label_picture, side_by_side
 
 
 def flat(frames, value):

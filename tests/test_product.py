@@ -18,10 +18,10 @@ from lightning_adastate.anchors import (
     TriangularAnchor,
 )
 from lightning_adastate.caches import RelativisticCache, SlidingCache
-from lightning_adastate.checkpoints import load_stream_state, save_stream_state
 from lightning_adastate.noise import RepeatedNoise
 from lightning_adastate.schedules import DiagonalSchedule, FewStepSchedule, RollingSchedule
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.state_file import load_stream_state, save_stream_state
+from lightning_adastate.streaming.streamer import Streamer
 
 LATENT = (16, 2, 4)
 STEPS = (1000, 500)

@@ -9,7 +9,7 @@ import pytest
 
 import lightning_adastate
 from lightning_adastate.__main__ import main
-from lightning_adastate.cli.shipped import config_root
+from lightning_adastate.recipes.names import config_root
 
 ROOT = Path(lightning_adastate.__file__).parent.parent
 README = ROOT / "README.md"

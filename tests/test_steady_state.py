@@ -18,11 +18,11 @@ from lightning_adastate.anchors import (
 )
 from lightning_adastate.backbones import wan_block
 from lightning_adastate.caches import RelativisticCache
-from lightning_adastate.events import kv_flush, prompt_switch
-from lightning_adastate.pass_graphs import PassGraphs, Recording
 from lightning_adastate.schedules import DiagonalSchedule, FewStepSchedule, RollingSchedule
-from lightning_adastate.scratch import Scratch
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.buffers import StreamBuffers
+from lightning_adastate.streaming.cuda_graphs import PassGraphs, Recording
+from lightning_adastate.streaming.events import kv_flush, prompt_switch
+from lightning_adastate.streaming.streamer import Streamer
 
 ANCHORS = {
     "static": StaticAnchor(1),
@@ -72,11 +72,11 @@ def model(anchor, schedule="few"):
 def watched(streamer, chunks, warm=6):
     """Operations of each chunk after the window is full."""
     state = streamer.start(text(), latent_shape=LATENT)
-    scratch, seen = Scratch(), []
+    buffers, seen = StreamBuffers(), []
     with torch.no_grad():
         for index in range(warm + chunks):
             with Watch() as watch:
-                state = streamer.step(state, scratch=scratch).state
+                state = streamer.step(state, buffers=buffers).state
             if index >= warm:
                 seen.append(watch.calls)
     return seen
@@ -177,9 +177,9 @@ def test_what_is_wrong_with_the_input_is_not_blamed_on_the_compiler(monkeypatch)
     monkeypatch.setattr(wan_block.compiled_block(), "compiled", broken)
     monkeypatch.setattr(wan_block.WanBlock, "forward", broken)
     streamer.backbone.compile_blocks = "steady"
-    scratch = Scratch()
+    buffers = StreamBuffers()
     with torch.no_grad(), pytest.raises(RuntimeError, match="as the plain block would"):
-        streamer.step(replace(chunk.state), scratch=scratch)
+        streamer.step(replace(chunk.state), buffers=buffers)
     assert not wan_block.compiled_block().failed
     wan_block.compiled_block.cache_clear()
 
@@ -213,11 +213,11 @@ class Tape:
 
 def recorded(streamer, state, chunks, tape):
     """Latents of a stream whose passes are recorded."""
-    scratch, found = Scratch(PassGraphs(tape)), []
+    buffers, found = StreamBuffers(PassGraphs(tape)), []
     streamer.backbone.cuda_graphs = "steady"
     with torch.no_grad():
         for _ in range(chunks):
-            chunk = streamer.step(state, scratch=scratch)
+            chunk = streamer.step(state, buffers=buffers)
             found.append(chunk.latents_BFCHW)
             state = chunk.state
     return found
@@ -255,12 +255,12 @@ def test_other_text_is_recorded_anew_and_a_flush_runs_plain():
 
 def test_what_a_chunk_keeps_is_not_overwritten_by_the_next():
     streamer, tape = model("static"), Tape()
-    scratch, state = Scratch(PassGraphs(tape)), streamer.start(text(), latent_shape=LATENT)
+    buffers, state = StreamBuffers(PassGraphs(tape)), streamer.start(text(), latent_shape=LATENT)
     streamer.backbone.cuda_graphs = "steady"
     kept = []
     with torch.no_grad():
         for _ in range(10):
-            state = streamer.step(state, scratch=scratch).state
+            state = streamer.step(state, buffers=buffers).state
             kept.append((state.blocks[-1], state.blocks[-1].key_LBFTND.clone()))
     assert all(torch.equal(block.key_LBFTND, before) for block, before in kept)
 

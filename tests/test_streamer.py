@@ -17,7 +17,7 @@ from lightning_adastate.backbones.masks import teacher_forcing_mask
 from lightning_adastate.caches import RelativisticCache, SlidingCache
 from lightning_adastate.flow import add_noise
 from lightning_adastate.noise import NoiseKey, RecordedNoise
-from lightning_adastate.streamer import Scratch
+from lightning_adastate.streaming.streamer import StreamBuffers
 from lightning_adastate.types import Event
 
 ANCHORS = {
@@ -84,12 +84,14 @@ def test_the_window_of_adastate_is_that_of_the_paper():
     model = streamer(AdaptiveAnchor(1), RelativisticCache(window_frames=6))
     state, seen = begin(model), []
     for _ in range(4):
-        plan = model._plan(state, None)
+        plan = model.plan(state)
         seen.append((plan.positions.anchor, plan.positions.cached, plan.positions.live.key))
         state = model.step(state).state
     steady = ((0,), (2, 3, 4), (1, 5, 6, 7))
     assert seen == [((), (), (0, 1, 2)), ((), (0, 1, 2), (3, 4, 5)), steady, steady]
-    assert state.cached_births == (6, 7, 8, 9, 10, 11), "room is made when the next chunk begins"
+    assert state.cached_frame_indices == (6, 7, 8, 9, 10, 11), (
+        "room is made when the next chunk begins"
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,8 +105,11 @@ def test_a_window_need_not_be_a_multiple_of_the_chunk(window, chunk, kept):
     state = begin(model)
     for _ in range(4):
         state = model.step(state).state
-    plan = model._plan(state, None)
-    assert tuple(birth for block in plan.kept for birth in block.births) == kept
+    plan = model.plan(state)
+    assert (
+        tuple(frame_index for block in plan.retained for frame_index in block.frame_indices)
+        == kept
+    )
 
 
 def test_cached_passes_equal_the_parallel_teacher_forcing_forward():
@@ -126,7 +131,7 @@ def test_cached_passes_equal_the_parallel_teacher_forcing_forward():
     losses = []
     for chunk in range(3):
         part = slice(3 * chunk, 3 * chunk + 3)
-        predicted, target, done = model.teach(
+        predicted, target, done = model.teacher_forcing_step(
             state,
             clean[:, part],
             timestep_B=1000 * levels[:, chunk],
@@ -150,9 +155,9 @@ def test_teaching_a_hidden_state_needs_its_frames():
     state = model.prefill(begin(model), torch.randn(1, 6, *LATENT))
     content, level = torch.randn(1, 3, *LATENT), torch.tensor([0.5])
     with pytest.raises(ValueError, match="expected 1 state frames, got 0"):
-        model.teach(state, content, timestep_B=1000 * level, sigma_B=level)
+        model.teacher_forcing_step(state, content, timestep_B=1000 * level, sigma_B=level)
     lagged = torch.randn(1, 1, *LATENT)
-    predicted, _, chunk = model.teach(
+    predicted, _, chunk = model.teacher_forcing_step(
         state, content, timestep_B=1000 * level, sigma_B=level, state_BFCHW=lagged
     )
     assert predicted.shape[1] == 4
@@ -181,7 +186,7 @@ def test_given_frames_are_kept_and_continued():
     model = streamer()
     given = torch.randn(1, 6, *LATENT)
     state = model.prefill(begin(model), given)
-    assert (state.chunk, state.first_frame, state.cached_births) == (2, 6, tuple(range(6)))
+    assert (state.chunk, state.first_frame, state.cached_frame_indices) == (2, 6, tuple(range(6)))
     assert torch.equal(state.recent_BFCHW, given)
     with pytest.raises(ValueError, match="fill whole chunks"):
         model.prefill(begin(model), given[:, :4])
@@ -202,10 +207,10 @@ def test_state_size_and_positions_are_constant_once_the_window_is_full(name):
     model = streamer(ANCHORS[name](), RelativisticCache(window_frames=2), chunk_frames=1)
     state, seen = begin(model), set()
     for chunk in range(30):
-        plan = model._plan(state, None)
+        plan = model.plan(state)
         if chunk >= 8:
             seen.add((plan.positions, sum(kv.num_frames for kv in state.blocks)))
-        state = model.step(state, scratch=Scratch()).state
+        state = model.step(state, buffers=StreamBuffers()).state
     assert len(seen) == 1
 
 
@@ -283,9 +288,9 @@ def test_a_flush_keeps_the_newest_frames_and_the_anchor_does_not_see_the_dropped
     model = streamer(StaticAnchor(1), RelativisticCache(budget_frames=9))
     state = begin(model, timeline=(Event(chunk=4, keep_frames=2),))
     *_, last = model.stream(state, 4)
-    opened = model._open(last.state, last.state.timeline[0])
-    assert opened.cached_births == (10, 11)
-    assert opened.anchor["sink"].births == (0,)
+    opened, _ = model.open_chunk(last.state)
+    assert opened.cached_frame_indices == (10, 11)
+    assert opened.anchor["sink"].frame_indices == (0,)
 
 
 def test_a_recache_encodes_the_newest_frames_with_the_new_prompt():
@@ -293,8 +298,8 @@ def test_a_recache_encodes_the_newest_frames_with_the_new_prompt():
     events = (Event(chunk=4, prompt=1, recache_frames=5),)
     state = begin(model, timeline=events, later_texts=[text(seed=6)])
     *_, last = model.stream(state, 4)
-    opened = model._open(last.state, events[0])
-    assert opened.cached_births == (7, 8, 9, 10, 11)
+    opened, _ = model.open_chunk(last.state)
+    assert opened.cached_frame_indices == (7, 8, 9, 10, 11)
     assert opened.prompt == 1
     assert not torch.allclose(
         opened.blocks[0].key_LBFTND[:, :, -1],

@@ -115,7 +115,7 @@ def test_the_anchor_keeps_the_newest_landmarks_among_what_left():
     held = anchor.absorb(held, frames(3, 4, 5, 6, 7), ())
     (shown,) = anchor.read(held, 9)
     assert contents(shown) == [3.0, 6.0]
-    assert shown.births == (3, 6)
+    assert shown.frame_indices == (3, 6)
 
 
 def test_the_cache_moves_the_anchor_back_and_nothing_else():

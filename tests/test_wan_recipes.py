@@ -7,7 +7,7 @@ import torch
 import yaml
 
 from lightning_adastate.__main__ import main
-from lightning_adastate.cli.shipped import config_root
+from lightning_adastate.recipes.names import config_root
 
 FOLDER = config_root() / "wan1.3b"
 RECIPES = sorted(path.stem for path in FOLDER.glob("*.yaml") if path.stem != "trajectories")

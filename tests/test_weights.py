@@ -10,10 +10,10 @@ from tiny import GOLDEN, golden_backbone
 
 from lightning_adastate.__main__ import main
 from lightning_adastate.backbones import WanTransformer
-from lightning_adastate.cli.loading import load_module
-from lightning_adastate.weight_files import WeightFiles
-from lightning_adastate.weight_names import strip, to_diffusers, to_wan
-from lightning_adastate.weights import compare_weights, load_into, load_weights
+from lightning_adastate.recipes.loading import load_module
+from lightning_adastate.weights.files import WeightFiles
+from lightning_adastate.weights.loading import compare_weights, load_into, load_weights
+from lightning_adastate.weights.names import strip, to_diffusers, to_wan
 
 CONFIGS = GOLDEN.parent.parent / "configs" / "backbones"
 SIZES = {"wan1.3b": 1_418_996_800, "wan14b": 14_288_491_584}

@@ -9,7 +9,7 @@ from lightning_adastate.anchors import AdaptiveAnchor, Anchor
 from lightning_adastate.backbones import WanTransformer
 from lightning_adastate.caches import Cache, RelativisticCache
 from lightning_adastate.schedules import FewStepSchedule
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.types import KV
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -48,11 +48,11 @@ def text(rows: int = 1, seed: int = 5) -> torch.Tensor:
     return torch.randn(rows, 16, 48, generator=torch.Generator().manual_seed(seed))
 
 
-def frames(*numbers: int, batch: int = 1, births: tuple[int, ...] | None = None) -> KV:
+def frames(*numbers: int, batch: int = 1, frame_indices: tuple[int, ...] | None = None) -> KV:
     """KV whose every entry of frame i is ``numbers[i]`` (values: its negative), so contents can be read."""
     content = torch.tensor([float(n) for n in numbers]).reshape(1, 1, -1, 1, 1, 1)
     key = content.expand(2, batch, -1, 5, 2, 4).contiguous()
-    return KV(key, -key, tuple(numbers) if births is None else births)
+    return KV(key, -key, tuple(numbers) if frame_indices is None else frame_indices)
 
 
 def contents(kv: KV | tuple[KV, ...] | None) -> list[float]:

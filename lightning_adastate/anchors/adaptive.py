@@ -35,7 +35,7 @@ class AdaptiveAnchor(Anchor):
             )
         self.num_state_frames = num_frames
 
-    def absorb(self, contents: Contents, evicted: KV, kept: Sequence[KV]) -> Contents:
+    def absorb(self, contents: Contents, evicted: KV, retained: Sequence[KV]) -> Contents:
         """Begin with the first frames of the stream; later evictions change nothing.
 
         If fewer than ``num_frames`` were evicted, the oldest frames that stay supply the rest.
@@ -43,7 +43,7 @@ class AdaptiveAnchor(Anchor):
         if contents:
             return contents
         if evicted.num_frames < self.num_frames:
-            evicted = KV.cat([evicted, *kept])
+            evicted = KV.cat([evicted, *retained])
         return {"state": evicted.frames(0, self.num_frames)}
 
     def commit(self, contents: Contents, committed: Committed) -> Contents:
@@ -56,7 +56,7 @@ class AdaptiveAnchor(Anchor):
         if state is None:
             return ()
         first = window_start - state.num_frames - self.num_state_frames
-        return (replace(state, births=tuple(range(first, first + state.num_frames))),)
+        return (replace(state, frame_indices=tuple(range(first, first + state.num_frames))),)
 
     def num_claimed(self, contents: Contents, num_evicted: int) -> int:
         """Claim the frames that play the first state."""

@@ -44,13 +44,13 @@ class Anchor(nn.Module, ABC):
         return {}
 
     @abstractmethod
-    def absorb(self, contents: Contents, evicted: KV, kept: Sequence[KV]) -> Contents:
+    def absorb(self, contents: Contents, evicted: KV, retained: Sequence[KV]) -> Contents:
         """Return the contents after ``evicted`` left the window, oldest frame first.
 
         Args:
             contents: Present contents; empty at the first eviction of a stream.
             evicted: Frames that just left, ``[L, B, F, T, N, D]``; F may be any positive number.
-            kept: Blocks that stay in the window behind them, oldest first; may be empty.
+            retained: Blocks that stay in the window behind them, oldest first; may be empty.
         """
 
     def commit(self, contents: Contents, committed: Committed) -> Contents:
@@ -62,7 +62,7 @@ class Anchor(nn.Module, ABC):
     def read(self, contents: Contents, window_start: int) -> tuple[KV, ...]:
         """Return what it shows in this chunk, part by part; nothing is ``()``.
 
-        It may show fewer than ``num_frames`` at first. The births of what it returns are the
+        It may show fewer than ``num_frames`` at first. The frame_indices of what it returns are the
         temporal indices it has under absolute positions. Frames may have fewer tokens than live ones
         if their ``KV.places`` say where they stand.
 

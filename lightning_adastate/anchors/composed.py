@@ -44,7 +44,7 @@ class ComposedAnchor(Anchor):
         """Return every part's empty contents."""
         return _named(anchor.empty() for anchor in self._parts)
 
-    def absorb(self, contents: Contents, evicted: KV, kept: Sequence[KV]) -> Contents:
+    def absorb(self, contents: Contents, evicted: KV, retained: Sequence[KV]) -> Contents:
         """Let each part absorb what those before it have not claimed."""
         changed: list[Contents] = []
         rest: KV | None = evicted
@@ -52,7 +52,7 @@ class ComposedAnchor(Anchor):
             if rest is None:
                 changed.append(own)
                 continue
-            changed.append(anchor.absorb(own, rest, kept))
+            changed.append(anchor.absorb(own, rest, retained))
             claimed = anchor.num_claimed(own, rest.num_frames)
             rest = rest.frames(claimed) if claimed < rest.num_frames else None
         return _named(changed)

@@ -60,14 +60,18 @@ class CompressedAnchor(Anchor):
         self.bank_frames = bank_frames
         self.stride = (stride[0], stride[1])
 
-    def absorb(self, contents: Contents, evicted: KV, kept: Sequence[KV]) -> Contents:
+    def absorb(self, contents: Contents, evicted: KV, retained: Sequence[KV]) -> Contents:
         """Fill the sink with the first frames; the twins of all later ones enter the bank."""
-        del kept
-        gone = set(evicted.births[self.num_claimed(contents, evicted.num_frames) :])
+        del retained
+        gone = set(evicted.frame_indices[self.num_claimed(contents, evicted.num_frames) :])
         contents = fill(contents, evicted, self.num_sink)
         twins = contents["twins"]
-        enter = [i for i, birth in enumerate(twins.births) if birth in gone]
-        stay = [i for i, birth in enumerate(twins.births) if birth > evicted.births[-1]]
+        enter = [i for i, frame_index in enumerate(twins.frame_indices) if frame_index in gone]
+        stay = [
+            i
+            for i, frame_index in enumerate(twins.frame_indices)
+            if frame_index > evicted.frame_indices[-1]
+        ]
         changed = {**contents, "twins": twins.take(stay)}
         if enter:
             bank = KV.cat([*shown(contents, "bank"), twins.take(enter)])
@@ -82,7 +86,7 @@ class CompressedAnchor(Anchor):
         twin = self.pack(committed.content, committed.grid)
         return {
             **contents,
-            "query": KV(mean, mean, committed.content.births[-1:]),
+            "query": KV(mean, mean, committed.content.frame_indices[-1:]),
             "twins": KV.cat([*shown(contents, "twins"), twin]),
         }
 
@@ -93,8 +97,8 @@ class CompressedAnchor(Anchor):
         sink = shown(contents, "sink")
         first = slots - sum(kv.num_frames for kv in sink)
         return (
-            *(replace(kv, births=tuple(range(first, slots))) for kv in sink),
-            *(replace(kv, births=tuple(range(slots, window_start))) for kv in packed),
+            *(replace(kv, frame_indices=tuple(range(first, slots))) for kv in sink),
+            *(replace(kv, frame_indices=tuple(range(slots, window_start))) for kv in packed),
         )
 
     def num_shown(self, contents: Contents) -> int:
@@ -122,7 +126,7 @@ class CompressedAnchor(Anchor):
         return KV(
             _pool(frames.key_LBFTND, grid, (rows, columns)),
             _pool(frames.value_LBFTND, grid, (rows, columns)),
-            frames.births,
+            frames.frame_indices,
             places,
         )
 
@@ -135,7 +139,7 @@ class CompressedAnchor(Anchor):
         return KV(
             bank.key_LBFTND.gather(2, wide),
             bank.value_LBFTND.gather(2, wide),
-            bank.births[:count],
+            bank.frame_indices[:count],
             bank.frames(0, count).places,  # alike for all frames
         )
 

@@ -14,7 +14,7 @@ from lightning_adastate.types import KV, Contents
 class EMAAnchor(Anchor):
     """Average every evicted frame into the anchor, slot by slot, before any rotary embedding.
 
-    The first evicted frames fill the slots. A later frame goes to the slot of its birth index
+    The first evicted frames fill the slots. A later frame goes to the slot of its frame index
     modulo ``num_frames``, so every slot keeps moving with any chunk size.
 
     Args:
@@ -31,9 +31,9 @@ class EMAAnchor(Anchor):
             raise ValueError(f"`decay` must be in [0, 1), got {decay}")
         self.decay = decay
 
-    def absorb(self, contents: Contents, evicted: KV, kept: Sequence[KV]) -> Contents:
+    def absorb(self, contents: Contents, evicted: KV, retained: Sequence[KV]) -> Contents:
         """Fill the slots first, then fold the remaining frames in, oldest first."""
-        del kept
+        del retained
         before = self.num_shown(contents)
         contents = fill(contents, evicted, self.num_frames, name="average")
         rest = evicted.frames(self.num_shown(contents) - before)
@@ -42,12 +42,15 @@ class EMAAnchor(Anchor):
         average = contents["average"]
         for start in range(0, rest.num_frames, self.num_frames):
             part = rest.frames(start, start + self.num_frames)
-            slots = [(birth - average.births[0]) % self.num_frames for birth in part.births]
+            slots = [
+                (frame_index - average.frame_indices[0]) % self.num_frames
+                for frame_index in part.frame_indices
+            ]
             average = average.put(slots, average.take(slots).lerp(part, 1.0 - self.decay))
         return {"average": average}
 
     def read(self, contents: Contents, window_start: int) -> tuple[KV, ...]:
-        """Show the average at the birth indices of the frames that began it."""
+        """Show the average at the frame indices of the frames that began it."""
         del window_start
         return shown(contents, "average")
 

@@ -45,9 +45,9 @@ class PooledEMAAnchor(Anchor):
         self.decay = decay
         self.first_frames = first_frames
 
-    def absorb(self, contents: Contents, evicted: KV, kept: Sequence[KV]) -> Contents:
+    def absorb(self, contents: Contents, evicted: KV, retained: Sequence[KV]) -> Contents:
         """Begin with the mean of the first eviction, then move towards that of each later one."""
-        del kept
+        del retained
         if not self.num_frames:
             return contents
         if "memory" in contents:
@@ -58,8 +58,8 @@ class PooledEMAAnchor(Anchor):
 
     def read(self, contents: Contents, window_start: int) -> tuple[KV, ...]:
         """Show the memory directly in front of the window."""
-        births = tuple(range(window_start - self.num_frames, window_start))
-        return tuple(replace(kv, births=births) for kv in shown(contents, "memory"))
+        frame_indices = tuple(range(window_start - self.num_frames, window_start))
+        return tuple(replace(kv, frame_indices=frame_indices) for kv in shown(contents, "memory"))
 
     def num_shown(self, contents: Contents) -> int:
         """Return ``num_frames`` once there is a memory."""

@@ -23,9 +23,9 @@ class ReplacementAnchor(Anchor):
     def __init__(self, num_frames: int = 1) -> None:
         super().__init__(num_frames)
 
-    def absorb(self, contents: Contents, evicted: KV, kept: Sequence[KV]) -> Contents:
+    def absorb(self, contents: Contents, evicted: KV, retained: Sequence[KV]) -> Contents:
         """Keep the newest ``num_frames`` of what it had and what was evicted."""
-        del kept
+        del retained
         if not self.num_frames:
             return contents
         if evicted.num_frames < self.num_frames and "newest" in contents:
@@ -33,6 +33,6 @@ class ReplacementAnchor(Anchor):
         return {"newest": evicted.frames(max(0, evicted.num_frames - self.num_frames))}
 
     def read(self, contents: Contents, window_start: int) -> tuple[KV, ...]:
-        """Show them at their own birth indices."""
+        """Show them at their own frame indices."""
         del window_start
         return shown(contents, "newest")

@@ -21,7 +21,7 @@ class SelectedAnchor(Anchor):
     """Show a sink, and behind it the single tokens of the past that matter most.
 
     Whenever frames leave the window, each layer scores their tokens and those selected before by the sum,
-    over heads and recent queries, of query times key, both rotated at their births; the best stay, in
+    over heads and recent queries, of query times key, both rotated at their frame_indices; the best stay, in
     their order. With ``compress_to`` of the cache this is Deep Forcing: sink 10, 2 frames' worth of
     tokens, a window of 21 that is compressed to 16. It needs no training.
 
@@ -31,8 +31,8 @@ class SelectedAnchor(Anchor):
     Args:
         num_sink: First frames of the stream, shown in front.
         num_selected: How many frames' worth of tokens are selected.
-        index: ``slot`` puts selected tokens between sink and window; ``birth`` leaves each at the index
-            of its birth, which needs ``SlidingCache``.
+        index: ``slot`` puts selected tokens between sink and window; ``frame`` leaves each at the index
+            of its frame, which needs ``SlidingCache``.
 
     Raises:
         ValueError: If a number is negative or nothing is selected.
@@ -45,7 +45,7 @@ class SelectedAnchor(Anchor):
         num_sink: int = 10,
         *,
         num_selected: int = 2,
-        index: Literal["slot", "birth"] = "slot",
+        index: Literal["slot", "frame"] = "slot",
     ) -> None:
         super().__init__(num_sink + num_selected)
         if num_sink < 0 or num_selected < 1:
@@ -55,11 +55,11 @@ class SelectedAnchor(Anchor):
             )
         self.num_sink = num_sink
         self.num_selected = num_selected
-        self.index: Literal["slot", "birth"] = index
+        self.index: Literal["slot", "frame"] = index
 
-    def absorb(self, contents: Contents, evicted: KV, kept: Sequence[KV]) -> Contents:
+    def absorb(self, contents: Contents, evicted: KV, retained: Sequence[KV]) -> Contents:
         """Fill the sink, then select among the rest and what was selected before."""
-        del kept
+        del retained
         claimed = self.num_claimed(contents, evicted.num_frames)
         contents = fill(contents, evicted, self.num_sink)
         rest = evicted.frames(claimed)
@@ -76,18 +76,20 @@ class SelectedAnchor(Anchor):
         query = committed.query_LBFTND
         assert query is not None, "the streamer gives queries to an anchor that needs them"
         places = TokenPlaces.of_grid(*committed.grid, like=query)
-        return {**contents, "query": KV(query, query, committed.content.births, places)}
+        return {**contents, "query": KV(query, query, committed.content.frame_indices, places)}
 
     def read(self, contents: Contents, window_start: int) -> tuple[KV, ...]:
         """Show the sink, then the selected tokens, in front of the window."""
         selected = shown(contents, "selected")
         slots = window_start - sum(kv.num_frames for kv in selected)
         if self.index == "slot":
-            births = tuple(range(slots, window_start))
-            selected = tuple(replace(_without_offset(kv), births=births) for kv in selected)
+            frame_indices = tuple(range(slots, window_start))
+            selected = tuple(
+                replace(_without_offset(kv), frame_indices=frame_indices) for kv in selected
+            )
         sink = shown(contents, "sink")
         first = slots - sum(kv.num_frames for kv in sink)
-        return (*(replace(kv, births=tuple(range(first, slots))) for kv in sink), *selected)
+        return (*(replace(kv, frame_indices=tuple(range(first, slots))) for kv in sink), *selected)
 
     def num_shown(self, contents: Contents) -> int:
         """Count the frames of the sink and the selected tokens."""
@@ -116,12 +118,14 @@ class _Tokens(NamedTuple):
 def _tokens(selected: Sequence[KV], rest: KV, query: KV) -> _Tokens:
     """Return the candidates: what was selected before, then the tokens that just left."""
     assert query.places is not None
-    origin = rest.births[-1]
+    origin = rest.frame_indices[-1]
     keys, values, places = [], [], []
     for kv in (*selected, rest):
         layers, rows, frames, tokens = kv.key_LBFTND.shape[:4]
         own = query.places if kv.places is None else kv.places
-        born = own.row_LBFT.new_tensor([float(birth - origin) for birth in kv.births])
+        born = own.row_LBFT.new_tensor(
+            [float(frame_index - origin) for frame_index in kv.frame_indices]
+        )
         moved = own._replace(offset_LBFT=own.offset_LBFT + born[None, None, :, None])
         shape = (layers, rows, frames, tokens)
         places.append(TokenPlaces(*(place.expand(shape).flatten(2) for place in moved)))
@@ -136,7 +140,9 @@ def _scores(candidates: _Tokens, query: KV) -> Tensor:
     assert query.places is not None
     head_dim = query.key_LBFTND.shape[-1]
     offset, row, column = query.places
-    born = offset.new_tensor([float(birth - candidates.origin) for birth in query.births])
+    born = offset.new_tensor(
+        [float(frame_index - candidates.origin) for frame_index in query.frame_indices]
+    )
     table = places_table(offset + born[None, None, :, None], row, column, head_dim)
     asked = rotate(query.key_LBFTND.flatten(2, 3), table).float().sum(dim=2, keepdim=True)
     time, row, column = (place.unsqueeze(2) for place in candidates.places)

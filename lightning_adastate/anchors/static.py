@@ -20,13 +20,13 @@ class StaticAnchor(Anchor):
     def __init__(self, num_frames: int = 1) -> None:
         super().__init__(num_frames)
 
-    def absorb(self, contents: Contents, evicted: KV, kept: Sequence[KV]) -> Contents:
+    def absorb(self, contents: Contents, evicted: KV, retained: Sequence[KV]) -> Contents:
         """Fill up to ``num_frames`` with the oldest evicted frames; let the rest go."""
-        del kept
+        del retained
         return fill(contents, evicted, self.num_frames)
 
     def read(self, contents: Contents, window_start: int) -> tuple[KV, ...]:
-        """Show the sink at its own birth indices."""
+        """Show the sink at its own frame indices."""
         del window_start
         return shown(contents, "sink")
 

@@ -44,13 +44,17 @@ class TriangularAnchor(Anchor):
             )
         self.bank_frames = bank_frames
 
-    def absorb(self, contents: Contents, evicted: KV, kept: Sequence[KV]) -> Contents:
+    def absorb(self, contents: Contents, evicted: KV, retained: Sequence[KV]) -> Contents:
         """Fill the bank from the evicted frames, at the first eviction also from those that stay."""
         if not contents:
-            evicted = KV.cat([evicted, *kept])
+            evicted = KV.cat([evicted, *retained])
         have = contents.get("bank")
         if have is not None:
-            new = [i for i, birth in enumerate(evicted.births) if birth > have.births[-1]]
+            new = [
+                i
+                for i, frame_index in enumerate(evicted.frame_indices)
+                if frame_index > have.frame_indices[-1]
+            ]
             if not new or have.num_frames >= self.bank_frames:
                 return contents
             evicted = evicted.take(new)
@@ -61,10 +65,13 @@ class TriangularAnchor(Anchor):
         bank = contents.get("bank")
         if bank is None or not self.num_frames:
             return ()
-        origin = bank.births[0]
-        births = range(window_start - self.num_shown(contents), window_start)
-        index = [triangular_index(birth - origin, self.bank_frames) for birth in births]
-        return (bank.take([min(i, bank.num_frames - 1) for i in index], births),)
+        origin = bank.frame_indices[0]
+        frame_indices = range(window_start - self.num_shown(contents), window_start)
+        index = [
+            triangular_index(frame_index - origin, self.bank_frames)
+            for frame_index in frame_indices
+        ]
+        return (bank.take([min(i, bank.num_frames - 1) for i in index], frame_indices),)
 
     def num_shown(self, contents: Contents) -> int:
         """Return ``num_frames`` once there is a bank."""

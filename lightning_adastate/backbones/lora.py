@@ -188,12 +188,12 @@ class LoRABackbone(Backbone):
         """Return two sums over the frozen weights, by which other weights are noticed.
 
         Raises:
-            ValueError: If the weights are spread over processes.
+            ValueError: If the weights are sharded over processes.
         """
         sums = torch.zeros(2, dtype=torch.float64)
         if any(isinstance(tensor, DTensor) for tensor in self.base.parameters()):
             raise ValueError(
-                "`checkpoints: adapter` cannot be saved while the weights are spread over processes (FSDP); "
+                "`checkpoints: adapter` cannot be saved while the weights are sharded over processes (FSDP); "
                 "use `checkpoints: whole`, or the strategy ddp"
             )
         for name, tensor in self.base.state_dict().items():

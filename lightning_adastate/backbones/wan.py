@@ -258,7 +258,7 @@ def _layer(window: Window | None, layer: int) -> tuple[Tensor, Tensor, int, bool
 
 
 def _stack(keys: list[Tensor], values: list[Tensor], frames: int) -> KV:
-    """Collect the layers' keys and values, ``[L, B, F, T, N, D]``; births are set by the caller."""
+    """Collect the layers' keys and values, ``[L, B, F, T, N, D]``; frame_indices are set by the caller."""
     return KV(
         torch.stack(keys).unflatten(2, (frames, -1)),
         torch.stack(values).unflatten(2, (frames, -1)),

@@ -146,7 +146,7 @@ def split_oldest(blocks: Sequence[KV], num_frames: int) -> Eviction:
     if num_frames <= 0:
         return Eviction(tuple(blocks), None)
     gone: list[KV] = []
-    kept: list[KV] = []
+    retained: list[KV] = []
     left = num_frames
     for block in blocks:
         part = min(left, block.num_frames)
@@ -154,5 +154,5 @@ def split_oldest(blocks: Sequence[KV], num_frames: int) -> Eviction:
         if part:
             gone.append(block.frames(0, part))
         if part < block.num_frames:
-            kept.append(block.frames(part))
-    return Eviction(tuple(kept), KV.cat(gone) if gone else None)
+            retained.append(block.frames(part))
+    return Eviction(tuple(retained), KV.cat(gone) if gone else None)

@@ -22,10 +22,10 @@ class RelativisticCache(Cache):
     def positions(self, frames: WindowFrames, event: Event | None) -> Positions:
         """Return packed indices; a RoPE cut moves the live content alone."""
         sizes = (
-            len(frames.anchor_births),
+            len(frames.anchor_frame_indices),
             frames.num_state_frames,
-            len(frames.cached_births),
-            len(frames.live_births),
+            len(frames.cached_frame_indices),
+            len(frames.live_frame_indices),
         )
         parts: list[tuple[float, ...]] = []
         start = 0

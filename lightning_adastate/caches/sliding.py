@@ -1,4 +1,4 @@
-"""Sliding cache: every frame keeps the index of its birth (Self-Forcing, arXiv 2506.08009; LongLive)."""
+"""Sliding cache: every frame keeps the frame index (Self-Forcing, arXiv 2506.08009; LongLive)."""
 
 from __future__ import annotations
 
@@ -20,11 +20,13 @@ class SlidingCache(Cache):
     """
 
     def positions(self, frames: WindowFrames, event: Event | None) -> Positions:
-        """Return birth indices."""
-        window_start = (*frames.cached_births, *frames.live_births)[0]
+        """Return frame indices."""
+        window_start = (*frames.cached_frame_indices, *frames.live_frame_indices)[0]
         state = tuple(range(window_start - frames.num_state_frames, window_start))
-        live: tuple[float, ...] = frames.live_births
+        live: tuple[float, ...] = frames.live_frame_indices
         if event is not None and event.live_start is not None:
             live = tuple(event.live_start + i for i in range(len(live)))
         both = (*state, *live)
-        return Positions(frames.anchor_births, frames.cached_births, LivePositions(both, both))
+        return Positions(
+            frames.anchor_frame_indices, frames.cached_frame_indices, LivePositions(both, both)
+        )

@@ -10,8 +10,7 @@ from torch import Tensor
 
 from lightning_adastate.callbacks.loss_weighting import LossWeightingCallback
 from lightning_adastate.rewards import Reward
-from lightning_adastate.training.base import StreamModule
-from lightning_adastate.training.carrying import CarryingModule
+from lightning_adastate.streaming import PixelStreaming
 from lightning_adastate.types import VideoBatch
 
 
@@ -46,7 +45,7 @@ class RewardWeighting(LossWeightingCallback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse a module whose clips go on with the prompts of an earlier batch."""
         del trainer
-        if stage == "fit" and isinstance(pl_module, CarryingModule) and pl_module.carries:
+        if stage == "fit" and getattr(pl_module, "is_persistent", False):
             raise ValueError(
                 "RewardWeighting scores clips with their batch's prompts, but these rollouts carry a "
                 "sequence and its prompts on; use rollouts that begin anew"
@@ -75,7 +74,7 @@ class RewardWeighting(LossWeightingCallback):
         """Return the weights times each clip's own factor; outside of training they stay."""
         if not self.prompts or not module.trainer.training:
             return weights_BF
-        assert isinstance(module, StreamModule)
+        assert isinstance(module, PixelStreaming)
         pixels, _ = module.codec.decode(video_BFCHW.float(), module.codec.empty())
         score_B: Tensor = self.reward(pixels, self.prompts).to(weights_BF)
         factor_B: Tensor = (self.beta * score_B).exp().clamp(max=self.max_weight)

@@ -13,9 +13,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_adastate.callbacks.exact_resume import random_state, restore_random_state
 from lightning_adastate.data import read_prompts
+from lightning_adastate.media.video import VideoWriter, watchable_scale
 from lightning_adastate.metrics import CurveRecorder, VideoMetrics
-from lightning_adastate.training.base import StreamModule
-from lightning_adastate.video import VideoWriter, watchable_scale
+from lightning_adastate.streaming.pipeline import PixelStreaming
 
 
 class StreamMetrics(Callback):
@@ -113,12 +113,12 @@ class StreamMetrics(Callback):
     # -- what -----------------------------------------------------------------------------------
 
     def _stream(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
-        assert isinstance(pl_module, StreamModule)
+        assert isinstance(pl_module, PixelStreaming)
         with _undisturbed(trainer, pl_module):
             scores = self.scores(trainer, pl_module)
         return {f"stream/{name}": value for name, value in scores.items()}
 
-    def scores(self, trainer: Trainer, module: StreamModule) -> dict[str, float]:
+    def scores(self, trainer: Trainer, module: PixelStreaming) -> dict[str, float]:
         """Stream, and return the means of the scores that mean something."""
         chunks = [
             module.codec.pixel_frames(module.streamer.schedule.frames_of(0)),
@@ -144,7 +144,7 @@ class StreamMetrics(Callback):
         return {name: value.item() for name, value in means.items() if not value.isnan()}
 
     def _writers(
-        self, trainer: Trainer, module: StreamModule, chunk_frames: int
+        self, trainer: Trainer, module: PixelStreaming, chunk_frames: int
     ) -> Iterator[VideoWriter]:
         """Yield a video for each stream, or nothing."""
         if self.keep != "videos" or not trainer.is_global_zero:
@@ -162,7 +162,7 @@ class StreamMetrics(Callback):
 
 
 @contextlib.contextmanager
-def _undisturbed(trainer: Trainer, module: StreamModule) -> Iterator[None]:
+def _undisturbed(trainer: Trainer, module: PixelStreaming) -> Iterator[None]:
     """Run as streaming runs (precision, evaluation mode), and leave everything as it was."""
     before = random_state()
     modes = {each: each.training for each in module.streamer.modules()}

@@ -9,14 +9,14 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-from lightning_adastate.attention_pictures import attention_picture
-from lightning_adastate.attention_probe import PassMass, probe_attention
-from lightning_adastate.cli.loading import build_streaming, import_families, recipe_parser
-from lightning_adastate.cli.outputs import output_folder
-from lightning_adastate.cli.parser import SentenceParser
+from lightning_adastate.analysis.attention import probe_attention
+from lightning_adastate.analysis.attention_pictures import attention_picture
+from lightning_adastate.analysis.attention_text import as_plain, table_of
 from lightning_adastate.data import read_prompts
+from lightning_adastate.files import output_folder
+from lightning_adastate.recipes.loading import build_streaming, import_families, recipe_parser
+from lightning_adastate.recipes.parser import SentenceParser
 
 DESCRIPTION = """Stream a recipe and measure, in every pass, layer and head, which share of the attention to cached
 frames each of them gets (AdaState section 3.1): does the anchor dominate? The stream is the one that `generate`
@@ -66,55 +66,3 @@ def main(args: Sequence[str] | None = None) -> int:
         (asked.output / "attention.json").write_text(json.dumps([as_plain(m) for m in seen]))
     console.print(f"written to {asked.output}: attention.json, attention.png")
     return 0
-
-
-def table_of(seen: Sequence[PassMass]) -> Table:
-    """Return one row per chunk: shares as a mean over its passes, layers and heads."""
-    table = Table(title="share of the attention to cached frames", title_justify="left")
-    heads = (
-        "chunk",
-        "passes",
-        "frames",
-        "anchor",
-        "its place",
-        "newest",
-        "mean of the rest",
-        "cached / all",
-    )
-    for head in heads:
-        table.add_column(head, justify="right")
-    for chunk in sorted({mass.chunk for mass in seen}):
-        masses = [mass for mass in seen if mass.chunk == chunk]
-        longest = max(len(mass.frames) for mass in masses)
-        masses = [mass for mass in masses if len(mass.frames) == longest]
-        shares = torch.stack([mass.by_frame for mass in masses]).mean(0)
-        count = masses[0].num_anchor
-        rest = shares[count:-1]
-        anchor, place = "-", "-"
-        if count:
-            anchor = f"{shares[:count].sum():.2f}"
-            places = [mass.anchor_rank for mass in masses]
-            low, high = min(places), max(places)
-            place = f"{low}." if low == high else f"{low}.-{high}."
-        table.add_row(
-            str(chunk),
-            str(len(masses)),
-            str(longest),
-            anchor,
-            place,
-            f"{shares[-1]:.2f}",
-            f"{rest.mean():.2f}" if len(rest) else "-",
-            f"{torch.stack([mass.context_LN.mean() for mass in masses]).mean():.2f}",
-        )
-    return table
-
-
-def as_plain(mass: PassMass) -> dict[str, object]:
-    """Return a pass's numbers for a JSON file; ``share`` is by layer, head and frame."""
-    return {
-        "chunk": mass.chunk,
-        "timestep": mass.timestep,
-        "frames": [frame._asdict() for frame in mass.frames],
-        "share": mass.share_LNF.tolist(),
-        "context": mass.context_LN.tolist(),
-    }

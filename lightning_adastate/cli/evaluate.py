@@ -7,14 +7,14 @@ from pathlib import Path
 
 import torch
 
-from lightning_adastate.cli.outputs import output_folder
-from lightning_adastate.cli.parser import SentenceParser
-from lightning_adastate.cli.tables import wide_console
-from lightning_adastate.cli.vbench import How, hand_over
-from lightning_adastate.cli.video_groups import VideoGroup, find_groups, score_groups
-from lightning_adastate.cli.video_tables import differences, table_of, write_scores
 from lightning_adastate.data import read_prompts
+from lightning_adastate.evaluation.tables import wide_console
+from lightning_adastate.evaluation.vbench import How, hand_over
+from lightning_adastate.evaluation.video_groups import VideoGroup, find_groups, score_groups
+from lightning_adastate.evaluation.video_tables import differences, table_of, write_scores
+from lightning_adastate.files import output_folder
 from lightning_adastate.metrics import VideoMetrics
+from lightning_adastate.recipes.parser import SentenceParser
 
 DESCRIPTION = """Score video files: how much they move, whether they hold together and whether their look drifts. A folder
 stands for all videos in it. Videos of one folder are a group; several groups are compared with the first, in pairs if

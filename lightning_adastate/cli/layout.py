@@ -13,15 +13,15 @@ from jsonargparse import ArgumentParser
 from rich.console import Console
 from rich.table import Table
 
+from lightning_adastate.analysis.layout import ChunkLayout, Role, lay_out
+from lightning_adastate.analysis.layout_pictures import layout_picture
+from lightning_adastate.analysis.layout_text import describe, event_text, joint_passes
+from lightning_adastate.analysis.operations import GIGA, TERA, WAN_1_3B, Geometry, chunk_cost
 from lightning_adastate.anchors import Anchor
 from lightning_adastate.caches import Cache
-from lightning_adastate.cli.parser import SentenceParser
-from lightning_adastate.cli.shipped import CONFIG_OPTIONS, find_config, recipe_names
-from lightning_adastate.cli.timeline import Change
-from lightning_adastate.costs import GIGA, TERA, WAN_1_3B, Geometry, chunk_cost
-from lightning_adastate.layout import ChunkLayout, Role, lay_out
-from lightning_adastate.layout_pictures import layout_picture
-from lightning_adastate.layout_text import describe, event_text, joint_passes
+from lightning_adastate.generation.timeline import Change
+from lightning_adastate.recipes.names import CONFIG_OPTIONS, find_config, recipe_names
+from lightning_adastate.recipes.parser import SentenceParser
 from lightning_adastate.schedules import Schedule
 from lightning_adastate.types import Event
 

@@ -20,10 +20,10 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from lightning_adastate.backbones import Backbone
 from lightning_adastate.callbacks import ExactResume, GracefulStop
-from lightning_adastate.cli.generate import Generation, generate
-from lightning_adastate.cli.loading import check_checkpoint, import_families, streaming_part
-from lightning_adastate.cli.parser import SentenceParser
-from lightning_adastate.cli.timeline import Change
+from lightning_adastate.generation.generate import Generation, generate
+from lightning_adastate.generation.timeline import Change
+from lightning_adastate.recipes.loading import check_checkpoint, import_families, streaming_part
+from lightning_adastate.recipes.parser import SentenceParser
 from lightning_adastate.training.base import StreamModule
 from lightning_adastate.training.networks import built_in
 

@@ -13,13 +13,13 @@ from rich.table import Table
 from torch import nn
 
 from lightning_adastate.backbones import Backbone
-from lightning_adastate.cli.explain import explain
-from lightning_adastate.cli.loading import import_families, recipe_parser, streaming_part
-from lightning_adastate.cli.memory_parts import Phase, Sizes
-from lightning_adastate.cli.memory_phases import fit_phase, generate_phase
-from lightning_adastate.cli.parser import SentenceParser
-from lightning_adastate.cli.stand_ins import without_files
-from lightning_adastate.memory import Precision
+from lightning_adastate.memory.parts import Phase, Sizes
+from lightning_adastate.memory.passes import Precision
+from lightning_adastate.memory.phases import fit_phase, generate_phase
+from lightning_adastate.memory.stand_ins import without_files
+from lightning_adastate.recipes.explain import explain
+from lightning_adastate.recipes.loading import import_families, recipe_parser, streaming_part
+from lightning_adastate.recipes.parser import SentenceParser
 from lightning_adastate.training.base import StreamModule
 from lightning_adastate.training.manual import ManualModule
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lightning_adastate.weight_files import WeightFiles
+from lightning_adastate.weights.files import WeightFiles
 
 RECALLS = 3
 """Blocks that look one frame back, at each size of the picture."""

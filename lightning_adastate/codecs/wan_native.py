@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from lightning_adastate.weight_files import WeightFiles
+from lightning_adastate.weights.files import WeightFiles
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan

@@ -12,7 +12,7 @@ from rich.progress import track
 
 from lightning_adastate.data.video_clips import Keep
 from lightning_adastate.data.video_folder import VideoFolderData
-from lightning_adastate.video import write_video
+from lightning_adastate.media.video import write_video
 from lightning_adastate.worlds import PanWorld
 
 FORMAT = 1

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from lightning_adastate.checkpoints import save_tensors
+from lightning_adastate.files import save_tensors
 
 FORMAT = 1
 """Version of a file's layout."""

@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from lightning_adastate.data.sampler import Draw
+from lightning_adastate.media.video import probe_video, read_video
 from lightning_adastate.types import VideoBatch
-from lightning_adastate.video import probe_video, read_video
 
 SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi")
 

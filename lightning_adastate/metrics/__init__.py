@@ -1,11 +1,5 @@
 """Metrics of streams."""
 
-from lightning_adastate.metrics.bootstrap import (
-    Interval,
-    mean_bootstrap,
-    paired_bootstrap,
-    unpaired_bootstrap,
-)
 from lightning_adastate.metrics.pan import PAN_IDEAL, PanMetrics, PanScores, pan_scores
 from lightning_adastate.metrics.video_consistency import ConsistencyScores, VideoConsistency
 from lightning_adastate.metrics.video_drift import DriftScores, VideoDrift
@@ -19,7 +13,6 @@ __all__ = [
     "CurveRecorder",
     "DriftScores",
     "DynamicsScores",
-    "Interval",
     "PanMetrics",
     "PanScores",
     "VideoConsistency",
@@ -27,9 +20,6 @@ __all__ = [
     "VideoDrift",
     "VideoDynamics",
     "VideoMetrics",
-    "mean_bootstrap",
-    "paired_bootstrap",
     "pan_scores",
-    "unpaired_bootstrap",
     "video_curves",
 ]

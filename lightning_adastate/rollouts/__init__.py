@@ -1,10 +1,10 @@
 """Rollouts: how the videos come to be that self-forcing scores."""
 
 from lightning_adastate.rollouts.base import (
+    ChunkRecompute,
     Request,
     Rollout,
     Rollouts,
-    Take,
     denoise_count,
     generated_chunks,
 )
@@ -15,6 +15,7 @@ from lightning_adastate.rollouts.long import LongRollouts
 from lightning_adastate.rollouts.noised_data import NoisedData
 
 __all__ = [
+    "ChunkRecompute",
     "ContinuedRollouts",
     "FreshRollouts",
     "JointRollouts",
@@ -23,7 +24,6 @@ __all__ = [
     "Request",
     "Rollout",
     "Rollouts",
-    "Take",
     "denoise_count",
     "generated_chunks",
 ]

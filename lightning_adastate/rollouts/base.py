@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lightning_adastate.codecs import Codec
 from lightning_adastate.schedules import Schedule
-from lightning_adastate.streamer import KVGradient, Streamer
+from lightning_adastate.streaming.streamer import KVGradient, Streamer
 from lightning_adastate.types import StreamState
 
 FirstChunk = Literal["learned", "noised", "given"]
@@ -26,21 +26,21 @@ the networks see it at the noise level of the others (public code). ``given``: t
 """
 
 
-class Take(NamedTuple):
+class ChunkRecompute(NamedTuple):
     """Frames that learn, and how they are made again with a graph.
 
     Args:
         first: Where they begin in the video; negative where the video was cut.
-        again: Makes them, ``[B, F, C, H, W]``.
+        recompute: Makes them, ``[B, F, C, H, W]``.
     """
 
     first: int
-    again: Callable[[], Tensor]
+    recompute: Callable[[], Tensor]
 
-    def share(self, gradient_BFCHW: Tensor) -> Tensor:
+    def surrogate_loss(self, gradient_BFCHW: Tensor) -> Tensor:
         """Make the frames again; return a scalar whose gradient at them is their part of the video's."""
         with torch.enable_grad():
-            frames = self.again()
+            frames = self.recompute()
             begin = max(self.first, 0)
             end = min(self.first + frames.shape[1], gradient_BFCHW.shape[1])
             own = frames[:, begin - self.first : end - self.first]
@@ -55,23 +55,23 @@ class Rollout(NamedTuple):
         text_BSD: The prompts that it is scored under.
         exit_step: The denoise pass its chunks were left at; ``None`` where that is not one number.
         given_frames: First frames that were given: clean for all networks, without loss.
-        silent_frames: First frames that carry no loss, though the networks see them noised.
-        takes: How its frames are made again, if that was asked for.
-        carried: What the next rollout goes on from.
+        unscored_frames: First frames that carry no loss, though the networks see them noised.
+        recomputes: How its frames are made again, if that was asked for.
+        persistent_state: What the next rollout goes on from.
     """
 
     video_BFCHW: Tensor
     text_BSD: Tensor
     exit_step: int | None
     given_frames: int = 0
-    silent_frames: int = 0
-    takes: tuple[Take, ...] = ()
-    carried: StreamState | None = None
+    unscored_frames: int = 0
+    recomputes: tuple[ChunkRecompute, ...] = ()
+    persistent_state: StreamState | None = None
 
     @property
     def constant_frames(self) -> int:
         """Count the first frames that learn nothing."""
-        return max(self.given_frames, self.silent_frames)
+        return max(self.given_frames, self.unscored_frames)
 
 
 @dataclass(frozen=True)
@@ -89,12 +89,12 @@ class Request:
         latent_shape: ``(C, H, W)`` of a latent frame.
         seed: Seed of the stream's noise, the same on all ranks.
         stream_ids: Identity of every row over all ranks.
-        own: Makes the generator of one purpose, different on every rank.
-        shared: Makes the generator of one purpose, the same on all ranks.
+        rank_rng: Makes the generator of one purpose, different on every rank.
+        global_rng: Makes the generator of one purpose, the same on all ranks.
         exit_of: The denoise pass at which chunks like that one are left; ``None`` completes them all.
         kv_gradient: What cached keys and values pass back between chunks.
-        keep_takes: Also say how the frames are made again.
-        carried: What the last rollout handed on.
+        keep_recomputes: Also say how the frames are made again.
+        persistent_state: What the last rollout handed on.
     """
 
     streamer: Streamer
@@ -106,12 +106,12 @@ class Request:
     latent_shape: tuple[int, int, int]
     seed: int
     stream_ids: tuple[int, ...]
-    own: Callable[[str], torch.Generator]
-    shared: Callable[[str], torch.Generator]
+    rank_rng: Callable[[str], torch.Generator]
+    global_rng: Callable[[str], torch.Generator]
     exit_of: Callable[[Schedule, int], int] | None
     kv_gradient: KVGradient = "detach"
-    keep_takes: bool = False
-    carried: StreamState | None = None
+    keep_recomputes: bool = False
+    persistent_state: StreamState | None = None
 
     def open(self) -> StreamState:
         """Return a stream of the batch's prompts that has not produced anything."""
@@ -127,7 +127,7 @@ class Rollouts(ABC):
     """Make the videos that the losses score. Holds options, never a stream."""
 
     @property
-    def carries(self) -> bool:
+    def is_persistent(self) -> bool:
         """Whether a rollout goes on from the last one."""
         return False
 
@@ -178,7 +178,7 @@ def generated_chunks(schedule: Schedule, num_frames: int, context_frames: int) -
 
 def denoise_count(schedule: Schedule, chunk: int) -> int:
     """Count a chunk's denoise passes."""
-    return sum(how.kind == "denoise" for how in schedule.passes(chunk))
+    return sum(one.kind == "denoise" for one in schedule.passes(chunk))
 
 
 def check_window(

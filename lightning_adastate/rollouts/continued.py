@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from lightning_adastate.codecs.base import CodecState
-from lightning_adastate.events import SwitchPolicy, prompt_switch
 from lightning_adastate.rollouts.base import (
     Request,
     Rollout,
@@ -19,8 +18,9 @@ from lightning_adastate.rollouts.base import (
     check_window,
     generated_chunks,
 )
-from lightning_adastate.rollouts.tape import Tape, decode, image_latent
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.rollouts.recorder import RolloutRecorder, decode, image_latent
+from lightning_adastate.streaming.events import SwitchPolicy, prompt_switch
+from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.types import StreamState
 
 
@@ -67,7 +67,7 @@ class ContinuedRollouts(Rollouts):
         self.switch_frames = switch_frames
 
     @property
-    def carries(self) -> bool:
+    def is_persistent(self) -> bool:
         """Whether a rollout goes on from the last one."""
         return True
 
@@ -89,7 +89,7 @@ class ContinuedRollouts(Rollouts):
 
     def make(self, request: Request) -> Rollout:
         """Roll the sequence on, or begin the next one."""
-        state, new = request.carried, request.num_frames - self.old_frames
+        state, new = request.persistent_state, request.num_frames - self.old_frames
         # A smaller last batch of an epoch has other rows than the sequence.
         if state is None or state.stream_ids != request.stream_ids:
             return self._begin(request)
@@ -98,27 +98,31 @@ class ContinuedRollouts(Rollouts):
         return self._go_on(request, self._switched(request, state))
 
     def _begin(self, request: Request) -> Rollout:
-        tape = Tape(request)
+        tape = RolloutRecorder(request)
         tape.prefill(request.clip_BFCHW)
         schedule = request.streamer.schedule
         tape.learn(generated_chunks(schedule, request.num_frames, request.context_frames))
-        return tape.rollout(carried=self._carried(tape, request.codec.empty(), tape.clean()))
+        return tape.rollout(
+            persistent_state=self._persistent(tape, request.codec.empty(), tape.clean())
+        )
 
     def _go_on(self, request: Request, state: StreamState) -> Rollout:
         assert state.recent_BFCHW is not None
         old, codec = state.recent_BFCHW[:, -self.old_frames :], request.codec
         image, memory = image_latent(codec, old[:, :1], state.codec)
-        tape = Tape(request, state)
+        tape = RolloutRecorder(request, state)
         tape.put(torch.cat([image, old[:, 1:]], dim=1))
         tape.learn(
             (request.num_frames - self.old_frames) // request.streamer.schedule.chunk_frames
         )
-        made = tape.rollout(carried=self._carried(tape, memory, tape.clean()[:, 1:]))
+        made = tape.rollout(persistent_state=self._persistent(tape, memory, tape.clean()[:, 1:]))
         if self.old_frames_are == "given":
             return made._replace(given_frames=self.old_frames)
-        return made._replace(silent_frames=self.old_frames)
+        return made._replace(unscored_frames=self.old_frames)
 
-    def _carried(self, tape: Tape, memory: CodecState, latents_BFCHW: Tensor) -> StreamState:
+    def _persistent(
+        self, tape: RolloutRecorder, memory: CodecState, latents_BFCHW: Tensor
+    ) -> StreamState:
         """Return the stream without a graph, with the decoder's memory before the next old frames."""
         if latents_BFCHW.shape[1] > self.old_frames:
             _, memory = decode(tape.request.codec, latents_BFCHW[:, : -self.old_frames], memory)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lightning_adastate.rollouts.base import Request, Rollout, Rollouts, generated_chunks
-from lightning_adastate.rollouts.tape import Tape
+from lightning_adastate.rollouts.recorder import RolloutRecorder
 
 
 class FreshRollouts(Rollouts):
@@ -11,7 +11,7 @@ class FreshRollouts(Rollouts):
 
     def make(self, request: Request) -> Rollout:
         """Roll out behind the given frames, if there are any."""
-        tape = Tape(request)
+        tape = RolloutRecorder(request)
         tape.prefill(request.clip_BFCHW)
         schedule = request.streamer.schedule
         tape.learn(generated_chunks(schedule, request.num_frames, request.context_frames))

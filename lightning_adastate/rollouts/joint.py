@@ -15,9 +15,9 @@ from lightning_adastate.rollouts.base import (
     generated_chunks,
 )
 from lightning_adastate.rollouts.fresh import FreshRollouts
-from lightning_adastate.rollouts.tape import Tape
+from lightning_adastate.rollouts.recorder import RolloutRecorder
 from lightning_adastate.schedules import Schedule
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.streamer import Streamer
 
 
 class JointRollouts(Rollouts):
@@ -60,9 +60,9 @@ class JointRollouts(Rollouts):
         self.first_chunk: FirstChunk = first_chunk
 
     @property
-    def carries(self) -> bool:
+    def is_persistent(self) -> bool:
         """Whether the chunk-by-chunk rollouts go on from the last one."""
-        return self.others.carries
+        return self.others.is_persistent
 
     def clip_frames(self, num_frames: int, context_frames: int) -> int:
         """Ask for what the chunk-by-chunk rollouts need."""
@@ -88,10 +88,10 @@ class JointRollouts(Rollouts):
 
     def make(self, request: Request) -> Rollout:
         """Draw which of both, the same on all ranks."""
-        drawn = float(torch.rand((), generator=request.shared("joint")))
+        drawn = float(torch.rand((), generator=request.global_rng("joint")))
         if drawn >= self.probability:
             return self.others.make(replace(request, streamer=self._chunkwise(request.streamer)))
-        return self._roll(request)._replace(carried=request.carried)
+        return self._roll(request)._replace(persistent_state=request.persistent_state)
 
     def _roll(self, request: Request) -> Rollout:
         size, period = (
@@ -99,8 +99,8 @@ class JointRollouts(Rollouts):
             request.streamer.schedule.num_ahead + 1,
         )
         start = self._draw_start(request, size)
-        place = int(torch.randint(0, period, (1,), generator=request.shared("window")))
-        tape = Tape(request)
+        place = int(torch.randint(0, period, (1,), generator=request.global_rng("window")))
+        tape = RolloutRecorder(request)
         if request.clip_BFCHW is not None:
             tape.prefill(request.clip_BFCHW[:, : request.context_frames])
         index = 0
@@ -110,14 +110,14 @@ class JointRollouts(Rollouts):
             if index and index % period != (place + 1) % period:
                 tape.run_on(1, score=False)
             else:
-                tape.take(exit_step, learns=tape.num_scored + chunks * size > start)
+                tape.record_chunk(exit_step, learns=tape.num_scored + chunks * size > start)
             index += 1
         return tape.rollout(start=start, first_chunk=self.first_chunk)._replace(exit_step=None)
 
     def _draw_start(self, request: Request, size: int) -> int:
         longest = request.num_frames if self.max_frames is None else self.max_frames
         places = (longest - request.num_frames) // size + 1
-        return size * int(torch.randint(0, places, (1,), generator=request.shared("length")))
+        return size * int(torch.randint(0, places, (1,), generator=request.global_rng("length")))
 
     def _chunkwise(self, streamer: Streamer) -> Streamer:
         """Return the same networks and policies under the other schedule."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 
 from lightning_adastate.rollouts.base import FirstChunk, Request, Rollout, Rollouts, check_window
-from lightning_adastate.rollouts.tape import Tape
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.rollouts.recorder import RolloutRecorder
+from lightning_adastate.streaming.streamer import Streamer
 
 
 class LongRollouts(Rollouts):
@@ -35,8 +35,8 @@ class LongRollouts(Rollouts):
         """Roll out to the end of the window."""
         size = request.streamer.schedule.chunk_frames
         places = (self.max_frames - request.num_frames) // size + 1
-        first = int(torch.randint(0, places, (1,), generator=request.shared("window")))
-        tape = Tape(request)
+        first = int(torch.randint(0, places, (1,), generator=request.global_rng("window")))
+        tape = RolloutRecorder(request)
         tape.prefill(request.clip_BFCHW)
         constant = first > 0 and self.first_chunk != "learned"
         learns = max(first + constant, tape.state.chunk)

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from lightning_adastate.backbones.masks import diffusion_forcing_mask
 from lightning_adastate.flow import add_noise, velocity_to_x0
-from lightning_adastate.rollouts.base import Request, Rollout, Rollouts, Take
+from lightning_adastate.rollouts.base import ChunkRecompute, Request, Rollout, Rollouts
 from lightning_adastate.schedules import Schedule
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.streamer import Streamer
 
 
 class NoisedData(Rollouts):
@@ -59,11 +59,15 @@ class NoisedData(Rollouts):
         clip = request.clip_BFCHW
         assert clip is not None, "clip_frames asked for it"
         timestep, sigma = self._levels(request, clip)
-        noise = torch.randn(clip.shape, generator=request.own("noise")).to(clip)
+        noise = torch.randn(clip.shape, generator=request.rank_rng("noise")).to(clip)
         forward = partial(self._forward, request, add_noise(clip, noise, sigma), timestep, sigma)
-        takes = (Take(0, forward),) if request.keep_takes else ()
+        recomputes = (ChunkRecompute(0, forward),) if request.keep_recomputes else ()
         return Rollout(
-            forward(), request.text_BSD, None, given_frames=request.context_frames, takes=takes
+            forward(),
+            request.text_BSD,
+            None,
+            given_frames=request.context_frames,
+            recomputes=recomputes,
         )
 
     def _levels(self, request: Request, clip_BFCHW: Tensor) -> tuple[Tensor, Tensor]:
@@ -71,7 +75,7 @@ class NoisedData(Rollouts):
         rows, frames = clip_BFCHW.shape[:2]
         schedule = request.streamer.schedule
         sizes = torch.tensor(schedule.chunks_of(frames))
-        generator = request.own("levels")
+        generator = request.rank_rng("levels")
         drawn = torch.stack(
             [_draw(schedule, chunk, rows, generator) for chunk in range(len(sizes))], dim=1
         )
@@ -96,6 +100,6 @@ class NoisedData(Rollouts):
 
 def _draw(schedule: Schedule, chunk: int, rows: int, generator: torch.Generator) -> Tensor:
     """Draw a level of a chunk for every row: timestep and sigma, ``[B, 2]``."""
-    passes = [how for how in schedule.passes(chunk) if how.kind == "denoise"]
-    levels = torch.tensor([[how.timestep, how.sigma] for how in passes])
+    passes = [one for one in schedule.passes(chunk) if one.kind == "denoise"]
+    levels = torch.tensor([[one.timestep, one.sigma] for one in passes])
     return levels[torch.randint(0, len(passes), (rows,), generator=generator)]

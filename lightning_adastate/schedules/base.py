@@ -118,10 +118,10 @@ class Schedule(ABC):
     @property
     def num_ahead(self) -> int:
         """Count the chunks ahead that are denoised with a chunk, when all are."""
-        return max(len(how.ahead) for how in self.passes(1))
+        return max(len(one.ahead) for one in self.passes(1))
 
     @property
     def after_exit(self) -> AfterExit:
         """Return what must follow an early exit: a chunk whose cache comes from a later pass finishes."""
-        later = any(how.ahead or (how.commit and how.kind == "denoise") for how in self.passes(1))
+        later = any(one.ahead or (one.commit and one.kind == "denoise") for one in self.passes(1))
         return "finish" if later else "commit"

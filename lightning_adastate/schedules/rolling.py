@@ -60,8 +60,8 @@ class RollingSchedule(Schedule):
             reads_window=commit_window,
         )
         opening = [
-            how._replace(ahead=_ladder(levels, index))
-            for index, how in enumerate(denoise_passes(levels))
+            denoise_pass._replace(ahead=_ladder(levels, index))
+            for index, denoise_pass in enumerate(denoise_passes(levels))
         ]
         self._opening = (*opening, clean)
         self._passes = (opening[-1], clean)

@@ -6,14 +6,14 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from lightning_adastate.files import save_tensors
 from lightning_adastate.text.base import TextEncoder
 
 log = logging.getLogger(__name__)
@@ -79,16 +79,8 @@ class CachedEncoder(TextEncoder):
         return None
 
     def _write(self, file: Path, rows_SD: Tensor, prompt: str) -> None:
-        """Write beside the place and move it there. Only rows that are no padding are kept."""
-        file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.{os.getpid()}.partial")
-        try:
-            save_file({"text": rows_SD}, partial, metadata={"prompt": prompt})
-            with partial.open("rb") as handle:
-                os.fsync(handle.fileno())
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
+        """Write a file whole or not at all. Only rows that are no padding are kept."""
+        save_tensors(file, {"text": rows_SD}, {"prompt": prompt})
 
 
 def without_padding(text_SD: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from lightning_adastate.weight_files import WeightFiles
+from lightning_adastate.weights.files import WeightFiles
 
 if TYPE_CHECKING:
     from transformers import UMT5Config, UMT5EncoderModel

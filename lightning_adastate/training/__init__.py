@@ -1,10 +1,9 @@
 """Training stages: one LightningModule each."""
 
-from lightning_adastate.training.base import StreamModule, VideoChunk
+from lightning_adastate.training.base import StreamModule
 from lightning_adastate.training.causal_flow_matching import CausalFlowMatching
 from lightning_adastate.training.consistency import ConsistencyDistillation
 from lightning_adastate.training.flow_matching import FlowMatching
-from lightning_adastate.training.hooks import FrameWeightHook
 from lightning_adastate.training.ode_regression import ODERegression
 from lightning_adastate.training.optimization import Optimization
 from lightning_adastate.training.self_forcing import SelfForcing
@@ -13,10 +12,8 @@ __all__ = [
     "CausalFlowMatching",
     "ConsistencyDistillation",
     "FlowMatching",
-    "FrameWeightHook",
     "ODERegression",
     "Optimization",
     "SelfForcing",
     "StreamModule",
-    "VideoChunk",
 ]

@@ -5,8 +5,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
 
 import torch
 from lightning.pytorch import LightningModule
@@ -18,26 +16,19 @@ from lightning_adastate.caches import Cache
 from lightning_adastate.codecs import Codec
 from lightning_adastate.noise import NoiseSource
 from lightning_adastate.schedules import Schedule
-from lightning_adastate.streamer import Scratch, Streamer
+from lightning_adastate.streaming.pipeline import PixelStreaming
+from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.text import TextEncoder
 from lightning_adastate.training.sharding import data_mesh, shard_networks
-from lightning_adastate.types import Chunk, Event, StreamState, VideoBatch
-from lightning_adastate.weights import load_anchor, load_into
+from lightning_adastate.training.trainers import trainer_of
+from lightning_adastate.types import VideoBatch
+from lightning_adastate.weights.loading import load_anchor, load_into
 
-FROZEN = ("codec.", "text_encoder.", "teacher.", "teacher_place.")
+FROZEN = ("codec.", "text_encoder.", "teacher.", "teacher_placement.")
 """Modules that are not saved: their weights come from where the configuration says."""
 
 
-@dataclass(frozen=True)
-class VideoChunk:
-    """One chunk as latents and as pixels ``[B, F, 3, H, W]`` in [0, 1], and the state after it."""
-
-    chunk: Chunk
-    video_BFCHW: Tensor
-    state: StreamState
-
-
-class StreamModule(LightningModule):
+class StreamModule(LightningModule, PixelStreaming):
     """Compose backbone, anchor, cache and schedule with a codec and a text encoder.
 
     Args:
@@ -103,93 +94,6 @@ class StreamModule(LightningModule):
         """Return what generates: the average where there is one, else the generator itself."""
         return self.generator if self.generator_ema is None else self.generator_ema
 
-    # -- streaming ------------------------------------------------------------------------------
-
-    @torch.no_grad()
-    def open_stream(
-        self,
-        prompts: Sequence[str],
-        *,
-        seed: int = 0,
-        stream_ids: Sequence[int] | None = None,
-        start_video_BFCHW: Tensor | None = None,
-        timeline: Sequence[Event] = (),
-        later_prompts: Sequence[Sequence[str]] = (),
-    ) -> StreamState:
-        """Return the state of new streams, one per prompt, in lock-step.
-
-        Args:
-            prompts: The first prompt of each stream.
-            seed: Seed of the noise.
-            stream_ids: Identity of each stream; ``None`` is 0, 1, 2, ...
-            start_video_BFCHW: Pixels the streams continue, ``[B, F, 3, H, W]`` in [0, 1].
-            timeline: Prompt switches, flushes and cuts.
-            later_prompts: Prompts 1, 2, ... of the timeline, one per stream each.
-        """
-        streamer = self.streamer
-        state = streamer.start(
-            self.encode_text(prompts),
-            latent_shape=self.codec.latent_shape(*self.frame_size),
-            seed=seed,
-            stream_ids=stream_ids,
-            timeline=timeline,
-            later_texts=[self.encode_text(later) for later in later_prompts],
-        )
-        state = replace(state, codec=self.codec.empty())
-        if start_video_BFCHW is None:
-            return state
-        latents = self.codec.encode(start_video_BFCHW.to(self.device))
-        _, codec = self.codec.decode(latents, state.codec)
-        return replace(streamer.prefill(state, latents), codec=codec)
-
-    @torch.no_grad()
-    def stream(self, state: StreamState, num_chunks: int | None = None) -> Iterator[VideoChunk]:
-        """Yield decoded chunks, endlessly if ``num_chunks`` is ``None``; memory does not grow."""
-        scratch = Scratch()
-        done = 0
-        while num_chunks is None or done < num_chunks:
-            chunk = self.streamer.step(state, scratch=scratch)
-            video, codec = self.codec.decode(chunk.latents_BFCHW, state.codec)
-            state = self.reencode(replace(chunk.state, codec=codec), video)
-            yield VideoChunk(chunk, video, state)
-            done += 1
-
-    def reencode(self, state: StreamState, video_BFCHW: Tensor) -> StreamState:
-        """Make the first latent that the coming event encodes anew an image latent, if it says so.
-
-        The first latent of a clip stands for one picture, so a restart that begins with a later one would
-        begin with what the model has never seen there: decode, encode its last picture (CausVid).
-
-        Args:
-            state: The state after a chunk.
-            video_BFCHW: That chunk's pixels.
-
-        Raises:
-            ValueError: If the event reaches back further than the chunk.
-        """
-        events = [e for e in state.timeline if e.reencode_first and e.opens(state.chunk)]
-        if not events or state.recent_BFCHW is None:
-            return state
-        count = events[0].recache_frames
-        picture = 1 + self.codec.temporal_stride * (count - 1)
-        if count < 1 or picture > video_BFCHW.shape[1]:
-            raise ValueError(
-                f"`reencode_first` needs `recache_frames` of 1 up to a chunk's frames, got {count}"
-            )
-        first = self.codec.encode(video_BFCHW[:, -picture][:, None].float())
-        overlap = torch.cat(
-            [first, state.recent_BFCHW[:, state.recent_BFCHW.shape[1] - count + 1 :]], 1
-        )
-        _, codec = self.codec.decode(overlap, self.codec.empty())
-        recent = torch.cat([state.recent_BFCHW[:, :-count], overlap], dim=1)
-        return replace(state, recent_BFCHW=recent, codec=codec)
-
-    @torch.no_grad()
-    def encode_text(self, prompts: Sequence[str]) -> Tensor:
-        """Return text embeddings ``[B, S, D]`` on this module's device."""
-        embedded: Tensor = self.text_encoder(list(prompts))
-        return embedded.to(self.device)
-
     # -- checkpoints ----------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
@@ -209,7 +113,8 @@ class StreamModule(LightningModule):
         assert isinstance(weights, dict)
         own = {name: tensor for name, tensor in self.state_dict().items() if _is_saved(name)}
         theirs = {name: tensor for name, tensor in weights.items() if _is_saved(name)}
-        training = self._trainer is not None and self._trainer.training
+        trainer = trainer_of(self)
+        training = trainer is not None and trainer.training
         parts = {name for name, _ in self.named_children()}
         extra = [n for n in theirs if training or n.partition(".")[0] in parts]
         problems = {
@@ -254,7 +159,7 @@ class StreamModule(LightningModule):
 def _leave_out_frozen(
     module: nn.Module, weights: dict[str, Tensor], prefix: str, metadata: object
 ) -> None:
-    """Take the frozen modules out of a state dict."""
+    """ChunkRecompute the frozen modules out of a state dict."""
     del module, metadata
     for name in [name for name in weights if name.removeprefix(prefix).startswith(FROZEN)]:
         del weights[name]

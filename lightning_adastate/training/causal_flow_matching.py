@@ -16,7 +16,7 @@ from lightning_adastate.codecs import Codec
 from lightning_adastate.losses import FlowMatchingLoss
 from lightning_adastate.noise import NoiseSource
 from lightning_adastate.schedules import Schedule
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.text import TextEncoder
 from lightning_adastate.training.flow_matching import PRETRAINING
 from lightning_adastate.training.optimization import Optimization
@@ -127,7 +127,7 @@ class CausalFlowMatching(Pretraining):
         chunks = streamer.schedule.chunks_of(frames)
         device = latents_BFCHW.device
         timestep, sigma = (
-            part.to(device) for part in self.loss.draw(rows, len(chunks), draws.own)
+            part.to(device) for part in self.loss.draw(rows, len(chunks), draws.rank_rng)
         )
         context = self._draw_context_noise(rows, draws)
         context = None if context is None else context.to(device)
@@ -141,7 +141,7 @@ class CausalFlowMatching(Pretraining):
         for index, size in enumerate(chunks):
             first = state.first_frame
             lagged = self.hidden_frames(streamer, state)
-            velocity, target, chunk = streamer.teach(
+            velocity, target, chunk = streamer.teacher_forcing_step(
                 state,
                 latents_BFCHW[:, first : first + size],
                 timestep_B=timestep[:, index],
@@ -174,7 +174,7 @@ class CausalFlowMatching(Pretraining):
         count = streamer.live_state_frames(state)
         size = streamer.schedule.frames_of(state.chunk)
         room = streamer.cache.capacity(num_new=size, anchor_frames=streamer.anchor.num_frames)
-        start = state.first_frame - min(len(state.cached_births), max(0, room))
+        start = state.first_frame - min(len(state.cached_frame_indices), max(0, room))
         return [max(0, index) for index in range(start - count, start)]
 
     def trained_parameters(self) -> list[nn.Parameter]:
@@ -186,7 +186,7 @@ class CausalFlowMatching(Pretraining):
         if not self.training_anchors:
             return streamer
         shares = torch.tensor(self.anchor_probabilities)
-        index = int(torch.multinomial(shares, 1, generator=draws.shared))
+        index = int(torch.multinomial(shares, 1, generator=draws.global_rng))
         anchor = self.training_anchors[index]
         assert isinstance(anchor, Anchor)
         return self._streamer_with(streamer, anchor)
@@ -204,5 +204,5 @@ class CausalFlowMatching(Pretraining):
         """Draw each clip's context noise level; half the clips have none."""
         if not self.context_noise:
             return None
-        level = torch.rand(rows, generator=draws.own) * self.context_noise
-        return level * (torch.rand(rows, generator=draws.own) < 0.5)
+        level = torch.rand(rows, generator=draws.rank_rng) * self.context_noise
+        return level * (torch.rand(rows, generator=draws.rank_rng) < 0.5)

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_adastate.anchors import Anchor
 from lightning_adastate.rollouts import Rollout
 from lightning_adastate.schedules import Schedule
-from lightning_adastate.streamer import KVGradient
+from lightning_adastate.streaming.streamer import KVGradient
 
 Backward = Literal["whole", "chunks"]
 """Whether a rollout is back-propagated as a whole or chunk by chunk."""
@@ -54,9 +54,9 @@ def chunk_losses(loss: Tensor, video_BFCHW: Tensor, rollout: Rollout) -> Iterato
     Args:
         loss: The loss of ``video_BFCHW``.
         video_BFCHW: The rollout's video as a leaf of the graph.
-        rollout: With its takes.
+        rollout: With its recomputes.
     """
     (gradient,) = torch.autograd.grad(loss, video_BFCHW)
     gradient[:, : rollout.constant_frames] = 0.0
-    for take in rollout.takes:
-        yield take.share(gradient)
+    for recompute in rollout.recomputes:
+        yield recompute.surrogate_loss(gradient)

@@ -18,7 +18,7 @@ from lightning_adastate.flow import NUM_TIMESTEPS, add_noise, velocity_to_x0
 from lightning_adastate.losses import Velocity
 from lightning_adastate.noise import NoiseSource
 from lightning_adastate.schedules import Schedule
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.text import TextEncoder
 from lightning_adastate.training.networks import build_network
 from lightning_adastate.training.ode_regression import REGRESSION
@@ -187,9 +187,11 @@ class ConsistencyDistillation(OneLoss):
         device = latents_BFCHW.device
         now_BF, after_BF = (
             part.to(device)
-            for part in self._draw_pairs(rows, streamer.schedule.chunks_of(num_frames), draws.own)
+            for part in self._draw_pairs(
+                rows, streamer.schedule.chunks_of(num_frames), draws.rank_rng
+            )
         )
-        noise = torch.randn(latents_BFCHW.shape, generator=draws.own).to(device)
+        noise = torch.randn(latents_BFCHW.shape, generator=draws.rank_rng).to(device)
         before = add_noise(latents_BFCHW, noise, now_BF)
         mask = causal_mask(streamer, num_frames, "clean", self.reads)
         student = masked_velocity(streamer.backbone, text_BSD, mask, latents_BFCHW)

@@ -20,7 +20,7 @@ from lightning_adastate.flow import NUM_TIMESTEPS, add_noise, shift_sigma
 from lightning_adastate.losses import FlowMatchingLoss
 from lightning_adastate.noise import NoiseSource
 from lightning_adastate.schedules import Schedule
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.text import TextEncoder
 from lightning_adastate.training.optimization import Optimization
 from lightning_adastate.training.pretraining import Draws, Pretraining
@@ -125,13 +125,13 @@ class FlowMatching(Pretraining):
         repeats = torch.tensor(list(chunks))
         timestep, sigma = (
             part.repeat_interleave(repeats, dim=1).to(device)
-            for part in self.loss.draw(rows, len(chunks), draws.own)
+            for part in self.loss.draw(rows, len(chunks), draws.rank_rng)
         )
-        given = torch.rand(rows, generator=draws.own) < self.context_probability
+        given = torch.rand(rows, generator=draws.rank_rng) < self.context_probability
         first = torch.arange(frames) < self.context_frames
         free_BF = (~(given[:, None] & first)).float().to(device)
         timestep, sigma = timestep * free_BF, sigma * free_BF
-        noise = torch.randn(latents_BFCHW.shape, generator=draws.own).to(device)
+        noise = torch.randn(latents_BFCHW.shape, generator=draws.rank_rng).to(device)
         noisy = add_noise(latents_BFCHW, noise, sigma)
         velocity = streamer.backbone(
             noisy,

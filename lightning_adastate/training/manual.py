@@ -20,9 +20,9 @@ from lightning_adastate.text import TextEncoder
 from lightning_adastate.training.base import StreamModule
 from lightning_adastate.training.optimization import Optimization
 from lightning_adastate.training.randomness import generator_of
-from lightning_adastate.training.sharding import whole
+from lightning_adastate.training.sharding import full_tensor
 from lightning_adastate.types import VideoBatch
-from lightning_adastate.weights import fill_tensor
+from lightning_adastate.weights.loading import fill_tensor
 
 
 def check_least(name: str, value: int, least: int) -> None:
@@ -175,7 +175,7 @@ class ManualModule(StreamModule, ABC):
         checkpoint["batches_seen"] = self.batches_seen
         if not self.at_whole_step:
             checkpoint["gradients"] = {
-                name: whole(parameter.grad.detach()).clone()
+                name: full_tensor(parameter.grad.detach()).clone()
                 for name, parameter in self.named_parameters()
                 if parameter.grad is not None
             }

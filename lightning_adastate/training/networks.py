@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Literal, Protocol
 
@@ -15,13 +15,10 @@ from torch import Tensor, nn
 
 from lightning_adastate.backbones import Backbone
 from lightning_adastate.losses import Networks, Velocity
-from lightning_adastate.weights import load_into
+from lightning_adastate.weights.loading import load_into
 
 TeacherDType = Literal["float32", "bfloat16"]
 """What a frozen teacher's weights are kept in."""
-
-TeacherAfter = Literal["keep", "offload"]
-"""Where a teacher goes after each scoring."""
 
 
 def build_network(
@@ -59,8 +56,8 @@ def built_in(dtype: torch.dtype, factory: Callable[[], Backbone]) -> Backbone:
         torch.set_default_dtype(before)
 
 
-class Place(Protocol):
-    """Where a frozen network is between the times that it is asked."""
+class TeacherPlacement(Protocol):
+    """Where a frozen network is between its evaluations."""
 
     network: Backbone
 
@@ -69,7 +66,7 @@ class Place(Protocol):
         """Have the network on a device for a while."""
 
 
-class Kept(nn.Module):
+class Resident(nn.Module):
     """The network is part of the module, and goes where that goes."""
 
     def __init__(self, network: Backbone) -> None:
@@ -84,7 +81,7 @@ class Kept(nn.Module):
 
 
 class Offloaded:
-    """The network waits in the CPU's memory; copies of its tensors go to a device while it is asked.
+    """The network waits in the CPU's memory; copies of its tensors go to a device while it is evaluated.
 
     It is no child of the module: neither the trainer nor DDP moves it. It is frozen, so nothing is
     copied back. What back-propagates through it must do so before it leaves; our losses take their
@@ -112,34 +109,33 @@ class Offloaded:
         return tensor.to(device)
 
 
-PLACES: Mapping[TeacherAfter, Callable[[Backbone], Place]] = {"keep": Kept, "offload": Offloaded}
-"""What each word of ``TeacherAfter`` means."""
-
-
-def place(teacher: Backbone, dtype: TeacherDType, after: TeacherAfter, *, spread: bool) -> Place:
-    """Freeze a teacher, in place, keep its weights in ``dtype``, and give it its place.
+def place(
+    teacher: Backbone, dtype: TeacherDType, *, offload: bool, sharded: bool
+) -> TeacherPlacement:
+    """Freeze a teacher, in place, keep its weights in ``dtype``, and give it its placement.
 
     Args:
         teacher: The network.
         dtype: Of its weights.
-        after: Where it goes after each scoring.
-        spread: Whether the networks are spread over processes.
+        offload: Whether it waits in the CPU's memory between two scorings.
+        sharded: Whether the networks are sharded over processes.
 
     Raises:
-        ValueError: If it is to be offloaded and spread.
+        ValueError: If it is to be offloaded and sharded.
     """
-    if spread and after != "keep":
+    if sharded and offload:
         raise ValueError(
-            f"FSDP spreads the teacher over the processes: `teacher_after` must be 'keep', got {after!r}; "
+            "FSDP shards the teacher over the processes: `teacher_offload` must be false, got true; "
             "or use the strategy ddp"
         )
     kind: torch.dtype = getattr(torch, dtype)
-    return PLACES[after](teacher.eval().requires_grad_(requires_grad=False).to(kind))
+    frozen = teacher.eval().requires_grad_(requires_grad=False).to(kind)
+    return Offloaded(frozen) if offload else Resident(frozen)
 
 
 @contextmanager
 def bound(
-    place: Place, critic: Backbone, text_BSD: Tensor, negative_BSD: Tensor | None
+    place: TeacherPlacement, critic: Backbone, text_BSD: Tensor, negative_BSD: Tensor | None
 ) -> Iterator[Networks]:
     """Bind teacher and critic to prompts, without a graph, while the teacher is where the prompts are.
 

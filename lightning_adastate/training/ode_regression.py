@@ -17,7 +17,7 @@ from lightning_adastate.flow import NUM_TIMESTEPS, velocity_to_x0
 from lightning_adastate.noise import NoiseSource
 from lightning_adastate.rollouts.base import generated_chunks
 from lightning_adastate.schedules import Schedule
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.text import TextEncoder
 from lightning_adastate.training.one_loss import OneLoss
 from lightning_adastate.training.optimization import Optimization
@@ -158,7 +158,7 @@ class ODERegression(OneLoss):
         self._check(batch)
         chunks = streamer.schedule.chunks_of(num_frames)
         choices = self.choices(batch["sigmas"][0].tolist(), len(chunks))
-        picked = self._pick(choices, chunks, target.shape[0], draws.own)
+        picked = self._pick(choices, chunks, target.shape[0], draws.rank_rng)
         index_BF, timestep_BF, sigma_BF = (part.to(target.device) for part in picked)
         rows = torch.arange(target.shape[0], device=target.device)[:, None]
         noisy = states[rows, index_BF, torch.arange(num_frames, device=target.device)]
@@ -191,19 +191,19 @@ class ODERegression(OneLoss):
         found = []
         for chunk in range(num_chunks):
             passes = self.generator.schedule.passes(chunk)
-            steps = [how for how in passes if how.kind == "denoise"]
+            steps = [one for one in passes if one.kind == "denoise"]
             matched = []
-            for how in steps:
-                gaps = [abs(sigma - how.sigma) for sigma in sigmas[:-1]]
+            for one in steps:
+                gaps = [abs(sigma - one.sigma) for sigma in sigmas[:-1]]
                 nearest = gaps.index(min(gaps))
                 if gaps[nearest] > SAME_SIGMA:
                     have = ", ".join(f"{sigma * NUM_TIMESTEPS:.1f}" for sigma in sigmas[:-1])
                     raise ValueError(
-                        f"the schedule denoises at timestep {how.timestep:.1f}, the trajectories have "
+                        f"the schedule denoises at timestep {one.timestep:.1f}, the trajectories have "
                         f"{have}; make trajectories for this schedule, change its steps or shift, or "
                         "set `model.off_schedule` to train"
                     )
-                matched.append(Choice(nearest, how.timestep, sigmas[nearest]))
+                matched.append(Choice(nearest, one.timestep, sigmas[nearest]))
             found.append(matched)
         return found
 

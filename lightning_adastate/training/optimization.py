@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from lightning_adastate.training.sharding import whole
+from lightning_adastate.training.sharding import full_tensor
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Optimization:
         for group in optimizer.param_groups:
             group["lr"] = self.lr_at(step)
         limit = math.inf if self.clip_norm is None else self.clip_norm
-        return whole(nn.utils.clip_grad_norm_(parameters_of(optimizer), limit))
+        return full_tensor(nn.utils.clip_grad_norm_(parameters_of(optimizer), limit))
 
 
 def parameters_of(optimizer: torch.optim.Optimizer) -> Sequence[nn.Parameter]:

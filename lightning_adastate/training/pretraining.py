@@ -18,7 +18,7 @@ from lightning_adastate.codecs import Codec
 from lightning_adastate.losses import FlowMatchingLoss
 from lightning_adastate.noise import NoiseSource
 from lightning_adastate.schedules import Schedule
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.text import TextEncoder
 from lightning_adastate.training.manual import ManualModule
 from lightning_adastate.training.optimization import Optimization
@@ -30,13 +30,13 @@ class Draws(NamedTuple):
     """Where one batch's random numbers come from.
 
     Args:
-        own: Different on every rank.
-        shared: The same on all ranks.
+        rank_rng: Different on every rank.
+        global_rng: The same on all ranks.
         stream: Seed for streams.
     """
 
-    own: torch.Generator
-    shared: torch.Generator
+    rank_rng: torch.Generator
+    global_rng: torch.Generator
     stream: int
 
 
@@ -155,7 +155,7 @@ class Pretraining(ManualModule, ABC):
         """Return clean latents ``[B, F, C, H, W]`` and text embeddings, some prompts dropped in training."""
         prompts = list(batch["prompts"])
         if self.training and self.text_dropout and self.negative_prompt is not None:
-            dropped = torch.rand(len(prompts), generator=draws.own) < self.text_dropout
+            dropped = torch.rand(len(prompts), generator=draws.rank_rng) < self.text_dropout
             prompts = [
                 self.negative_prompt if gone else prompt
                 for prompt, gone in zip(prompts, dropped.tolist(), strict=True)

@@ -17,29 +17,29 @@ from torch.optim import Optimizer
 from lightning_adastate.anchors import Anchor
 from lightning_adastate.backbones import Backbone
 from lightning_adastate.caches import Cache
+from lightning_adastate.callbacks.loss_weighting import apply_frame_weights
 from lightning_adastate.codecs import Codec
 from lightning_adastate.losses import CriticLoss, GeneratorLoss, Networks
 from lightning_adastate.noise import NoiseSource
 from lightning_adastate.rollouts import FreshRollouts, Request, Rollout, Rollouts
 from lightning_adastate.rollouts.base import denoise_count
 from lightning_adastate.schedules import Schedule
-from lightning_adastate.streamer import KVGradient
+from lightning_adastate.streaming.streamer import KVGradient
 from lightning_adastate.text import TextEncoder
-from lightning_adastate.training.carrying import CarryingModule
 from lightning_adastate.training.chunkwise import Backward, check_gradients, chunk_losses
-from lightning_adastate.training.hooks import apply_frame_weights
 from lightning_adastate.training.manual import check_least
 from lightning_adastate.training.networks import (
-    Place,
-    TeacherAfter,
     TeacherDType,
+    TeacherPlacement,
     bound,
     build_network,
     place,
     velocity_of,
 )
 from lightning_adastate.training.optimization import Optimization
+from lightning_adastate.training.persistent import PersistentStreamModule
 from lightning_adastate.training.randomness import fold_seed, generator_of
+from lightning_adastate.training.trainers import trainer_of
 from lightning_adastate.types import VideoBatch
 
 GENERATOR = Optimization()
@@ -47,7 +47,7 @@ CRITIC = Optimization(lr=4e-7)
 """Defaults of the public Self-Forcing code."""
 
 
-class SelfForcing(CarryingModule):
+class SelfForcing(PersistentStreamModule):
     """Distil a bidirectional teacher into a few-step stream, on the stream's own output.
 
     Each batch: every ``generator_interval``-th one rolls out ``num_frames`` frames with the very step that
@@ -68,7 +68,7 @@ class SelfForcing(CarryingModule):
         teacher: Builds the frozen teacher, for training only; ``None`` copies the generator's network.
         teacher_weights: File of the teacher's weights; ``None`` leaves them as built.
         teacher_dtype: What the teacher's weights are kept in, whatever the trainer's precision.
-        teacher_after: Where it waits between scorings: ``offload`` in the CPU's memory, ``keep`` where it is.
+        teacher_offload: Keep it in the CPU's memory between scorings, instead of on the device.
         critic: Builds the critic, for training only; ``None`` copies the teacher.
         critic_weights: File of the critic's first weights; ``None`` leaves them as built.
         negative_prompt: What guidance points away from; needed if ``loss`` has guidance.
@@ -117,7 +117,7 @@ class SelfForcing(CarryingModule):
         teacher: Callable[[], Backbone] | None = None,
         teacher_weights: str | None = None,
         teacher_dtype: TeacherDType = "float32",
-        teacher_after: TeacherAfter = "keep",
+        teacher_offload: bool = False,
         critic: Callable[[], Backbone] | None = None,
         critic_weights: str | None = None,
         negative_prompt: str | None = None,
@@ -175,10 +175,10 @@ class SelfForcing(CarryingModule):
         self.build_teacher = teacher
         self.teacher_weights = teacher_weights
         self.teacher_dtype: TeacherDType = teacher_dtype
-        self.teacher_after: TeacherAfter = teacher_after
+        self.teacher_offload = teacher_offload
         self.build_critic = critic
         self.critic_weights = critic_weights
-        self.teacher_place: Place | None = None
+        self.teacher_placement: TeacherPlacement | None = None
         self.critic: Backbone | None = None
         self.negative_prompt = negative_prompt
         self.num_frames = num_frames
@@ -194,7 +194,7 @@ class SelfForcing(CarryingModule):
 
     def setup(self, stage: str) -> None:
         """Build teacher and critic. Streaming needs neither, so only what has losses has them."""
-        if stage not in ("fit", "validate", "test") or self.teacher_place is not None:
+        if stage not in ("fit", "validate", "test") or self.teacher_placement is not None:
             return
         backbone = self.generator.backbone
         # A critic without a builder is a copy of the teacher, from before that is rounded.
@@ -203,18 +203,20 @@ class SelfForcing(CarryingModule):
         wide = next(backbone.parameters()).dtype
         self.critic = build_network(self.build_critic, teacher, self.critic_weights, dtype=wide)
         self.critic.requires_grad_(requires_grad=True)
-        spread = self.device_mesh is not None
-        self.teacher_place = place(teacher, self.teacher_dtype, self.teacher_after, spread=spread)
+        sharded = self.device_mesh is not None
+        self.teacher_placement = place(
+            teacher, self.teacher_dtype, offload=self.teacher_offload, sharded=sharded
+        )
 
     @property
     def teacher(self) -> Backbone | None:
         """Return the teacher, wherever it is."""
-        return None if self.teacher_place is None else self.teacher_place.network
+        return None if self.teacher_placement is None else self.teacher_placement.network
 
     @property
-    def carries(self) -> bool:
+    def is_persistent(self) -> bool:
         """Whether a rollout goes on from the last one."""
-        return self.rollouts.carries
+        return self.rollouts.is_persistent
 
     # -- one batch ------------------------------------------------------------------------------
 
@@ -242,23 +244,23 @@ class SelfForcing(CarryingModule):
         """Roll out with gradients, score, back-propagate, and step if the optimiser step is whole."""
         chunkwise = self.backward_by == "chunks"
         with torch.set_grad_enabled(not chunkwise):
-            rollout = self.rollout(text_BSD, clip_BFCHW, "generator", keep_takes=chunkwise)
+            rollout = self.rollout(text_BSD, clip_BFCHW, "generator", keep_recomputes=chunkwise)
         video = rollout.video_BFCHW.detach().requires_grad_() if chunkwise else rollout.video_BFCHW
         draw = self.loss.draw(video, self.generator_for("generator loss"))
         given, weigh = (
             rollout.given_frames,
-            partial(self.reweight, silent_frames=rollout.silent_frames),
+            partial(self.reweight, unscored_frames=rollout.unscored_frames),
         )
         with self.networks(rollout.text_BSD) as networks:
             out = self.loss(video, networks, draw, given_frames=given, reweight=weigh)
         loss = out.loss / self.accumulate
         for part in chunk_losses(loss, video, rollout) if chunkwise else [loss]:
             self.manual_backward(part)
-        self.log("train/loss_dmd", out.loss.detach(), prog_bar=True)
+        self.log("train/loss_generator", out.loss.detach(), prog_bar=True)
         self.log_dict({f"train/{name}": value for name, value in out.logs.items()})
         if self.completes_step:
             self.log("train/grad_norm_generator", self.step_generator())
-        return rollout._replace(takes=())  # they hold every chunk's cache
+        return rollout._replace(recomputes=())  # they hold every chunk's cache
 
     def learn_critic(
         self, text_BSD: Tensor, clip_BFCHW: Tensor | None, rollout: Rollout | None
@@ -290,7 +292,7 @@ class SelfForcing(CarryingModule):
         clip_BFCHW: Tensor | None,
         phase: str,
         *,
-        keep_takes: bool = False,
+        keep_recomputes: bool = False,
     ) -> Rollout:
         """Make a video to score, and keep what the next one goes on from.
 
@@ -301,16 +303,16 @@ class SelfForcing(CarryingModule):
             text_BSD: Text embeddings; the generator's text keys and values are part of the graph.
             clip_BFCHW: Latents of the clips' first frames, as many as are needed, or ``None``.
             phase: What it is for.
-            keep_takes: Also say how its frames are made again.
+            keep_recomputes: Also say how its frames are made again.
         """
         request = replace(
             self.request(text_BSD, clip_BFCHW, phase),
             exit_of=lambda schedule, chunk: self.draw_exit_step(phase, chunk, schedule),
-            keep_takes=keep_takes,
-            carried=self.carried,
+            keep_recomputes=keep_recomputes,
+            persistent_state=self.persistent_state,
         )
         made = self.rollouts.make(request)
-        self.carried = made.carried
+        self.persistent_state = made.persistent_state
         return made
 
     def request(self, text_BSD: Tensor, clip_BFCHW: Tensor | None, phase: str) -> Request:
@@ -325,8 +327,8 @@ class SelfForcing(CarryingModule):
             latent_shape=self.codec.latent_shape(*self.frame_size),
             seed=fold_seed(self.seed, self.batches_seen, phase),
             stream_ids=tuple(self.global_rank * 2**32 + row for row in range(text_BSD.shape[0])),
-            own=lambda what: self.generator_for(f"{phase} {what}"),
-            shared=lambda what: self.generator_for(f"{phase} {what}", all_ranks_alike=True),
+            rank_rng=lambda what: self.generator_for(f"{phase} {what}"),
+            global_rng=lambda what: self.generator_for(f"{phase} {what}", all_ranks_alike=True),
             exit_of=None,
             kv_gradient=self.kv_gradient,
         )
@@ -344,12 +346,12 @@ class SelfForcing(CarryingModule):
 
     def networks(self, text_BSD: Tensor) -> AbstractContextManager[Networks]:
         """Bind teacher and critic to the prompts, while the teacher is on the device."""
-        assert self.teacher_place is not None
+        assert self.teacher_placement is not None
         assert self.critic is not None
         negative = None
         if self.loss.uses_negative and self.negative_prompt is not None:
             negative = self.encode_text([self.negative_prompt]).expand_as(text_BSD)
-        return bound(self.teacher_place, self.critic, text_BSD, negative)
+        return bound(self.teacher_placement, self.critic, text_BSD, negative)
 
     @torch.no_grad()
     def encode_batch(self, batch: VideoBatch) -> tuple[Tensor, Tensor | None]:
@@ -369,10 +371,14 @@ class SelfForcing(CarryingModule):
         return text_BSD, self.codec.encode(video[:, :frames].float())
 
     def reweight(
-        self, weights_BF: Tensor, video_BFCHW: Tensor, *, silent_frames: int = 0
+        self, weights_BF: Tensor, video_BFCHW: Tensor, *, unscored_frames: int = 0
     ) -> Tensor:
         """Hand the frame weights to the callbacks; silent frames get none."""
-        return apply_frame_weights(self, weights_BF, video_BFCHW, silent_frames=silent_frames)
+        trainer = trainer_of(self)
+        callbacks = [] if trainer is None else trainer.callbacks  # type: ignore[attr-defined]
+        return apply_frame_weights(
+            self, callbacks, weights_BF, video_BFCHW, unscored_frames=unscored_frames
+        )
 
     # -- validation, optimisers -------------------------------------------------------------------
 
@@ -389,7 +395,7 @@ class SelfForcing(CarryingModule):
         with self.networks(text_BSD) as networks:
             score = self.loss(video, networks, draw, given_frames=given).loss
         critic = self.critic_loss(video, networks.critic, draw, given_frames=given).loss
-        return {"loss_dmd": score, "loss_critic": critic}
+        return {"loss_generator": score, "loss_critic": critic}
 
     def configure_optimizers(self) -> list[Optimizer]:
         """Return the generator's optimiser, which moves ``global_step``, and the critic's."""

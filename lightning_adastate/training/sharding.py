@@ -1,4 +1,4 @@
-"""Networks whose weights, gradients and optimiser states are spread over processes (FSDP2)."""
+"""Networks whose weights, gradients and optimiser states are sharded over processes (FSDP2)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forwar
 from torch.distributed.tensor import DTensor
 
 from lightning_adastate.backbones import Backbone
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.streamer import Streamer
 
 OUTSIDE_FORWARD = ("text_kv", "embed_time")
 """Methods of a backbone that use its weights and are called by themselves."""
@@ -40,7 +40,7 @@ def shard_networks(module: nn.Module, mesh: DeviceMesh) -> None:
     for part in module.modules():
         if isinstance(part, Streamer) and any(True for _ in part.anchor.parameters()):
             raise ValueError(
-                f"{type(part.anchor).__name__} has parameters, which FSDP does not spread; use the "
+                f"{type(part.anchor).__name__} has parameters, which FSDP does not shard; use the "
                 "strategy ddp"
             )
     for network in list(_networks(module)):
@@ -85,6 +85,6 @@ def _let_go(backbone: nn.Module, args: object, output: object) -> None:
     backbone.reshard()
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """Return a tensor as one, gathered from all processes if it is spread. All must ask."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Return a tensor as one, gathered from all processes if it is sharded. All must ask."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

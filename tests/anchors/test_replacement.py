@@ -10,4 +10,4 @@ def test_replacement_keeps_the_newest_evicted_frames():
     held = anchor.absorb(held, frames(3), (frames(4),))
     assert contents(anchor.read(held, 4)) == [2, 3]
     held = anchor.absorb(held, frames(4, 5, 6), ())
-    assert anchor.read(held, 7)[0].births == (5, 6)
+    assert anchor.read(held, 7)[0].frame_indices == (5, 6)

@@ -8,20 +8,22 @@ from tiny import LATENT, golden_backbone, text
 
 from lightning_adastate.anchors import Anchor, CompressedAnchor, SelectedAnchor, StaticAnchor
 from lightning_adastate.caches import RelativisticCache, SlidingCache
-from lightning_adastate.checkpoints import load_stream_state, save_stream_state
 from lightning_adastate.rope import rope_table, rotate
 from lightning_adastate.schedules import FewStepSchedule
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.state_file import load_stream_state, save_stream_state
+from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.types import KV, Committed, TokenPlaces
 
 GRID = (2, 3)
 
 
-def tokens(*births, seed=0, rows=2):
+def tokens(*frame_indices, seed=0, rows=2):
     """Frames of six random tokens."""
     generator = torch.Generator().manual_seed(seed)
-    key = torch.randn(2, rows, len(births), 6, 2, 12, generator=generator, dtype=torch.float64)
-    return KV(key, key + 100, births)
+    key = torch.randn(
+        2, rows, len(frame_indices), 6, 2, 12, generator=generator, dtype=torch.float64
+    )
+    return KV(key, key + 100, frame_indices)
 
 
 def close(anchor, held, content, query):
@@ -32,7 +34,7 @@ def close(anchor, held, content, query):
 
 def naive_scores(query, candidates):
     """The paper's sum over queries and heads, frame by frame, in loops."""
-    places = (*query.births, *candidates.births)
+    places = (*query.frame_indices, *candidates.frame_indices)
     table = rope_table(tuple(float(p) for p in places), *GRID, 12, torch.device("cpu"))
     both = torch.cat([query.key_LBFTND, candidates.key_LBFTND], dim=2).flatten(2, 3)
     turned = rotate(both, table)
@@ -49,7 +51,7 @@ def test_the_tokens_that_recent_queries_attend_to_most_are_selected():
     held = anchor.absorb(held, KV.cat([first, rest]), ())
     sink, selected = anchor.read(held, 8)
     assert torch.equal(sink.key_LBFTND, first.key_LBFTND)
-    assert (sink.births, selected.births) == ((5, 6), (7,))
+    assert (sink.frame_indices, selected.frame_indices) == ((5, 6), (7,))
     scores = naive_scores(query, rest)
     flat = rest.key_LBFTND.flatten(2, 3)
     for layer in range(2):
@@ -63,7 +65,7 @@ def test_the_tokens_that_recent_queries_attend_to_most_are_selected():
 
 
 def test_selected_tokens_compete_again_and_keep_their_births():
-    anchor = SelectedAnchor(0, num_selected=1, index="birth")
+    anchor = SelectedAnchor(0, num_selected=1, index="frame")
     old, query = tokens(0, seed=1), tokens(9, seed=3)
     held = close(anchor, anchor.empty(), query, query)
     held = anchor.absorb(held, old, ())
@@ -71,16 +73,18 @@ def test_selected_tokens_compete_again_and_keep_their_births():
     loud = replace(far, key_LBFTND=0 * far.key_LBFTND)
     held = anchor.absorb(close(anchor, held, far, query), loud, ())
     (shown,) = anchor.read(held, 2**30 + 1)
-    scores = naive_scores(replace(query, births=far.births), old)
+    scores = naive_scores(replace(query, frame_indices=far.frame_indices), old)
     kept_old = (scores > 0).sum(dim=2)
-    born = shown.births[0] + shown.places.offset_LBFT.long()
+    born = shown.frame_indices[0] + shown.places.offset_LBFT.long()
     assert torch.equal((born == 0).sum(dim=(2, 3)), kept_old)
 
 
 def test_another_row_or_batch_does_not_change_a_selection():
     anchor = SelectedAnchor(1, num_selected=1)
     both, query = tokens(0, 1, 2, 3, seed=4), tokens(5, seed=5)
-    alone = [KV(kv.key_LBFTND[:, :1], kv.value_LBFTND[:, :1], kv.births) for kv in (both, query)]
+    alone = [
+        KV(kv.key_LBFTND[:, :1], kv.value_LBFTND[:, :1], kv.frame_indices) for kv in (both, query)
+    ]
     shown = []
     for content, asked in ((both, query), alone):
         held = close(anchor, anchor.empty(), asked, asked)
@@ -102,22 +106,22 @@ def test_the_bank_shows_what_the_query_asks_for_in_order_of_time():
     direction = torch.zeros(1, 1, 1, 6, 1, 4)
     direction[..., 0] = 1.0
 
-    def frame(birth, loud):
-        return KV(direction * loud, torch.full_like(direction, float(birth)), (birth,))
+    def frame(frame_index, loud):
+        return KV(direction * loud, torch.full_like(direction, float(frame_index)), (frame_index,))
 
     held = anchor.empty()
-    for birth, loud in enumerate((9.0, 8.0, 1.0, 7.0, 3.0, 5.0, 0.0)):
-        content = frame(birth, loud)
-        query = KV(direction, direction, (birth,))
+    for frame_index, loud in enumerate((9.0, 8.0, 1.0, 7.0, 3.0, 5.0, 0.0)):
+        content = frame(frame_index, loud)
+        query = KV(direction, direction, (frame_index,))
         held = close(anchor, held, content, query)
-        if birth:  # every frame leaves one chunk later
-            held = anchor.absorb(held, frame(birth - 1, 0.0), ())
+        if frame_index:  # every frame leaves one chunk later
+            held = anchor.absorb(held, frame(frame_index - 1, 0.0), ())
     sink, packed = anchor.read(held, 6)
-    assert sink.births == (3,)
-    assert packed.births == (4, 5)
+    assert sink.frame_indices == (3,)
+    assert packed.frame_indices == (4, 5)
     assert packed.value_LBFTND[0, 0, :, 0, 0, 0].tolist() == [3.0, 5.0]
-    assert held["bank"].births == (2, 3, 4, 5)
-    assert held["twins"].births == (6,)
+    assert held["bank"].frame_indices == (2, 3, 4, 5)
+    assert held["twins"].frame_indices == (6,)
 
 
 DEEP = (SelectedAnchor(4, num_selected=1), {"budget_frames": 12, "compress_to": 9})
@@ -152,7 +156,7 @@ def test_deep_forcings_window_is_a_saw_tooth_of_two_chunks():
     state = streamer.start(text(), latent_shape=LATENT)
     sizes = []
     for chunk in streamer.stream(state, 14):
-        plan = streamer._plan(state, None)
+        plan = streamer.plan(state)
         sizes.append(len(plan.positions.anchor) + len(plan.positions.cached) + 3)
         state = chunk.state
     assert sizes == [3, 6, 9, 12, 15, 18, 21, 16, 19, 16, 19, 16, 19, 16]
@@ -177,11 +181,13 @@ def test_tokens_with_places_are_read_where_they_say():
     streamer = model(StaticAnchor(1), SlidingCache(window_frames=6))
     *_, chunk = streamer.stream(streamer.start(text(), latent_shape=LATENT), 3)
     sink = chunk.state.anchor["sink"]
-    plain = replace(sink, births=(2,))
+    plain = replace(sink, frame_indices=(2,))
     grid = TokenPlaces.of_grid(2, 3, plain.key_LBFTND)
-    placed = replace(plain, births=(4,), places=grid._replace(offset_LBFT=grid.offset_LBFT - 2))
+    placed = replace(
+        plain, frame_indices=(4,), places=grid._replace(offset_LBFT=grid.offset_LBFT - 2)
+    )
     seen = []
-    for kv in (plain, placed, replace(plain, births=(4,))):
+    for kv in (plain, placed, replace(plain, frame_indices=(4,))):
         streamer.anchor = Shows(kv)
         seen.append(streamer.step(chunk.state).latents_BFCHW)
     torch.testing.assert_close(seen[0], seen[1], rtol=0, atol=1e-5)

@@ -8,7 +8,7 @@ def test_static_takes_the_oldest_evicted_frames_and_never_changes():
     held = anchor.absorb(anchor.empty(), frames(0, 1, 2), (frames(3, 4),))
     held = anchor.absorb(held, frames(3, 4, 5), (frames(6),))
     assert contents(anchor.read(held, 6)) == [0, 1]
-    assert anchor.read(held, 6)[0].births == (0, 1)
+    assert anchor.read(held, 6)[0].frame_indices == (0, 1)
 
 
 def test_static_fills_up_over_several_evictions():

@@ -14,7 +14,7 @@ def test_bank_comes_from_the_first_frames_and_is_read_by_position():
     held = anchor.absorb(anchor.empty(), frames(0, 1, 2, 3, 4, 5), (frames(6, 7, 8),))
     shown = [contents(anchor.read(held, start)) for start in (6, 9, 12, 15)]
     assert shown == [[3, 4, 5], [5, 4, 3], [2, 1, 0], [0, 1, 2]]
-    assert anchor.read(held, 12)[0].births == (9, 10, 11)
+    assert anchor.read(held, 12)[0].frame_indices == (9, 10, 11)
 
 
 def test_bank_is_completed_from_frames_that_stay():
@@ -26,7 +26,9 @@ def test_bank_is_completed_from_frames_that_stay():
 def test_bank_of_a_stream_that_starts_late_counts_from_its_first_frame():
     anchor = TriangularAnchor(2, bank_frames=3)
     late = 10**6
-    held = anchor.absorb(anchor.empty(), frames(0, 1, 2, births=(late, late + 1, late + 2)), ())
+    held = anchor.absorb(
+        anchor.empty(), frames(0, 1, 2, frame_indices=(late, late + 1, late + 2)), ()
+    )
     assert contents(anchor.read(held, late + 5)) == [2, 1]
 
 

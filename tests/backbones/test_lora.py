@@ -15,9 +15,9 @@ from training_toy import ClipData, backbone, self_forcing, trainer
 
 from lightning_adastate.__main__ import main
 from lightning_adastate.backbones import LoRABackbone
-from lightning_adastate.checkpoints import save_tensors
+from lightning_adastate.files import save_tensors
 from lightning_adastate.training.networks import build_network
-from lightning_adastate.weights import load_into
+from lightning_adastate.weights.loading import load_into
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "lora.md"
 

@@ -10,8 +10,8 @@ import torch
 from toy_videos import pan, resets, still
 
 from lightning_adastate.cli.evaluate import main
+from lightning_adastate.media.video import write_video
 from lightning_adastate.metrics import VideoMetrics, video_curves
-from lightning_adastate.video import write_video
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +103,7 @@ def test_folders_of_the_same_name_keep_their_paths():
 
 def test_a_long_video_is_read_in_pieces(monkeypatch):
     seen = []
-    from lightning_adastate.cli import video_groups
+    from lightning_adastate.evaluation import video_groups
 
     def watched(path):
         for piece in read(path):

@@ -12,10 +12,10 @@ from test_cli import ANCHOR, BASE
 from lightning_adastate import load_module
 from lightning_adastate.__main__ import main
 from lightning_adastate.backbones import WanTransformer
-from lightning_adastate.checkpoints import save_tensors
-from lightning_adastate.cli.latents import LatentsWriter
-from lightning_adastate.events import kv_flush, prompt_switch
-from lightning_adastate.video import probe_video, read_video, write_video
+from lightning_adastate.files import save_tensors
+from lightning_adastate.media.latents import LatentsWriter
+from lightning_adastate.media.video import probe_video, read_video, write_video
+from lightning_adastate.streaming.events import kv_flush, prompt_switch
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ import yaml
 
 from lightning_adastate.__main__ import main
 from lightning_adastate.cli.layout import read_config
-from lightning_adastate.cli.shipped import config_root
+from lightning_adastate.recipes.names import config_root
 
 ROOT = config_root()
 MECHANISMS = sorted(path.stem for path in (ROOT / "mechanisms").glob("*.yaml"))

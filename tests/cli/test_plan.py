@@ -11,16 +11,16 @@ from training_toy import ClipData, self_forcing, trainer
 
 from lightning_adastate.__main__ import main
 from lightning_adastate.anchors import StaticAnchor
-from lightning_adastate.cli.loading import import_families
-from lightning_adastate.cli.memory_parts import Phase, Sizes, decoding, encoding, text_memory
-from lightning_adastate.cli.memory_phases import fit_phase
-from lightning_adastate.cli.memory_rollout import loss_memory
 from lightning_adastate.cli.plan import CONTEXT_GB, plan_parser, predict, total_gb
-from lightning_adastate.cli.shipped import config_root, resolve_arguments
-from lightning_adastate.cli.stand_ins import UMT5_XXL, UnreadWanCodec
 from lightning_adastate.codecs import WanCodec
 from lightning_adastate.losses import CriticLoss, DMDLoss, FlowMatchingLoss, SiDLoss
-from lightning_adastate.memory import LiveBytes, Precision, tensor_bytes
+from lightning_adastate.memory.parts import Phase, Sizes, decoding, encoding, text_memory
+from lightning_adastate.memory.passes import LiveBytes, Precision, tensor_bytes
+from lightning_adastate.memory.phases import fit_phase
+from lightning_adastate.memory.rollout import loss_memory
+from lightning_adastate.memory.stand_ins import UMT5_XXL, UnreadWanCodec
+from lightning_adastate.recipes.loading import import_families
+from lightning_adastate.recipes.names import config_root, resolve_arguments
 from lightning_adastate.text import CachedEncoder, UMT5Encoder
 from lightning_adastate.training import CausalFlowMatching, FlowMatching
 
@@ -142,8 +142,8 @@ def test_gradients_stay_only_where_more_than_one_batch_makes_a_step():
 
 def test_an_offloaded_teacher_is_there_for_the_scores_alone():
     found = []
-    for after in ("keep", "offload"):
-        module = self_forcing(anchor=StaticAnchor(1), backward="chunks", teacher_after=after)
+    for after in (False, True):
+        module = self_forcing(anchor=StaticAnchor(1), backward="chunks", teacher_offload=after)
         module.setup("fit")
         found.append(fit_phase(module, small(module), WIDE))
     keep, offload = found

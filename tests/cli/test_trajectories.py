@@ -11,13 +11,13 @@ from training_toy import FRAME_SIZE, backbone, parts
 from lightning_adastate.__main__ import main
 from lightning_adastate.anchors import StaticAnchor
 from lightning_adastate.backbones import WanTransformer
-from lightning_adastate.checkpoints import save_tensors
-from lightning_adastate.cli.trajectories import make_trajectories
-from lightning_adastate.cli.trajectory_plan import Making, Source, weights_mark
 from lightning_adastate.data import TrajectoryData, VideoFolderData
 from lightning_adastate.data.trajectory_shards import read_header
+from lightning_adastate.files import save_tensors
+from lightning_adastate.generation.trajectories import make_trajectories
+from lightning_adastate.generation.trajectory_plan import Making, Source, weights_mark
+from lightning_adastate.media.video import read_video, write_video
 from lightning_adastate.training import StreamModule
-from lightning_adastate.video import read_video, write_video
 
 SMALL = """\
 --config=toy/trajectories --model.weights=weights.safetensors --model.backbone.num_layers=1 --data.num_clips=8

@@ -10,13 +10,13 @@ from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch.nn.functional import conv2d, interpolate
 from torch.utils.flop_counter import FlopCounterMode
 
-from lightning_adastate.checkpoints import (
+from lightning_adastate.codecs import TinyCodec, tiny_layers
+from lightning_adastate.codecs.tiny import WAN_MEAN, WAN_STD
+from lightning_adastate.streaming.state_file import (
     load_stream_state,
     save_stream_state,
     save_tensors,
 )
-from lightning_adastate.codecs import TinyCodec, tiny_layers
-from lightning_adastate.codecs.tiny import WAN_MEAN, WAN_STD
 from lightning_adastate.types import StreamState
 
 SMALL = (12, 8, 6, 4)

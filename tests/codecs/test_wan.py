@@ -7,9 +7,9 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import nn
 
-from lightning_adastate.checkpoints import load_stream_state, save_stream_state
 from lightning_adastate.codecs import WanCodec
 from lightning_adastate.codecs.wan_plain import slot_frames
+from lightning_adastate.streaming.state_file import load_stream_state, save_stream_state
 from lightning_adastate.types import StreamState
 
 PATHS = pytest.mark.parametrize("path", ["plain", "fast"])

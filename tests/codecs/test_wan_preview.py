@@ -5,9 +5,9 @@ import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch.nn.functional import interpolate
 
-from lightning_adastate.checkpoints import save_tensors
 from lightning_adastate.codecs import PixelShuffleCodec, PreviewCodec, WanCodec, fit_preview
 from lightning_adastate.codecs.preview import psnr
+from lightning_adastate.files import save_tensors
 from lightning_adastate.worlds import PanWorld
 
 

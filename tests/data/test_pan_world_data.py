@@ -3,7 +3,7 @@ import torch
 
 from lightning_adastate.data import PanWorldData
 from lightning_adastate.data.pan_world import write_video
-from lightning_adastate.video import to_uint8
+from lightning_adastate.media.video import to_uint8
 from lightning_adastate.worlds import PanWorld
 
 

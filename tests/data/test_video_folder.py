@@ -4,7 +4,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from lightning_adastate.data import ClipSampler, VideoFolderData
-from lightning_adastate.video import write_video
+from lightning_adastate.media.video import write_video
 
 NUM, FRAMES = 11, 9
 

@@ -115,7 +115,7 @@ def test_it_trains_and_validates_a_generator(tmp_path):
     assert any(moved)
     assert all(p.grad is None for p in model.teacher.parameters())
     (scores,) = run.validate(model, ClipData(4, val_count=2), verbose=False)
-    assert torch.isfinite(torch.tensor(scores["val/loss_dmd"]))
+    assert torch.isfinite(torch.tensor(scores["val/loss_generator"]))
 
 
 def test_the_users_hook_weighs_frames():

@@ -8,7 +8,7 @@ from lightning_adastate.flow import SigmaTable, add_noise, velocity_to_x0
 from lightning_adastate.noise import CounterNoise, NoiseKey
 from lightning_adastate.rope import rope_table, rotate
 from lightning_adastate.schedules import DiagonalSchedule
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.types import LivePositions, Window
 
 RELEASED = [[1000, 933, 733, 357], [1000, 933, 357], [1000, 357]]

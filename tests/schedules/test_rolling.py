@@ -6,12 +6,12 @@ from tiny import LATENT, golden_backbone, text
 
 from lightning_adastate.anchors import AdaptiveAnchor, StaticAnchor
 from lightning_adastate.caches import RelativisticCache, SlidingCache
-from lightning_adastate.checkpoints import load_stream_state, save_stream_state
 from lightning_adastate.flow import SigmaTable, add_noise, velocity_to_x0
 from lightning_adastate.noise import CounterNoise, NoiseKey
 from lightning_adastate.rope import rope_table, rotate
 from lightning_adastate.schedules import RollingSchedule
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.state_file import load_stream_state, save_stream_state
+from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.types import LivePositions, Window
 
 STEPS = (1000, 600, 250)
@@ -105,8 +105,8 @@ def test_every_pass_sees_what_the_paper_says():
 def test_a_pass_of_the_ladder_takes_a_new_chunk_in_and_finishes_the_oldest():
     schedule = RollingSchedule(3, steps=STEPS)
     opening, steady = schedule.opening_passes(0), schedule.passes(1)
-    assert [len(how.ahead) for how in opening if how.kind == "denoise"] == [0, 1, 2]
-    assert [how.kind for how in steady] == ["denoise", "commit"]
+    assert [len(one.ahead) for one in opening if one.kind == "denoise"] == [0, 1, 2]
+    assert [one.kind for one in steady] == ["denoise", "commit"]
     levels = [steady[0].timestep, *[level.timestep for level in steady[0].ahead]]
     assert levels == sorted(levels)
     assert levels[-1] == 1000.0

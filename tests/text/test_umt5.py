@@ -353,7 +353,7 @@ def test_files_hold_the_words_alone_and_nothing_half_written(tmp_path, monkeypat
     def fail(*_):
         raise OSError("disk full")
 
-    monkeypatch.setattr("lightning_adastate.text.cached.os.fsync", fail)
+    monkeypatch.setattr("lightning_adastate.files.os.fsync", fail)
     with pytest.raises(OSError, match="disk full"):
         cached(["go east"])
     assert [path for path in tmp_path.rglob("*") if path.is_file()] == [file]

@@ -172,7 +172,7 @@ def test_anchors_are_drawn_by_their_shares_and_alike_on_all_ranks():
     for batch in range(60):
         draws = model._draws(batch, "training")
         drawn.append(model._draw_streamer(model.generator, draws).anchor)
-        torch.rand(1, generator=draws.own)  # what one rank draws of its own must not matter
+        torch.rand(1, generator=draws.rank_rng)  # what one rank draws of its own must not matter
     counts = [sum(anchor is one for one in drawn) for anchor in anchors]
     assert counts[1] == 0
     assert min(counts[0], counts[2]) > 15
@@ -207,7 +207,7 @@ def test_context_noise_changes_later_chunks_only_in_half_the_clips():
     for sigma in (None, torch.tensor([0.5])):
         now, parts = state, []
         for chunk in range(2):
-            velocity, _, done = model.generator.teach(
+            velocity, _, done = model.generator.teacher_forcing_step(
                 now,
                 clip[:, chunk : chunk + 1],
                 timestep_B=torch.tensor([500.0]),

@@ -83,4 +83,4 @@ def test_testing_logs_what_validation_logs(tmp_path):
         for verb in ("validate", "test")
     )
     assert {name.replace("val/", "test/"): value for name, value in validated.items()} == tested
-    assert "test/loss_dmd" in tested
+    assert "test/loss_generator" in tested

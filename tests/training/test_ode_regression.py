@@ -12,6 +12,8 @@ from lightning_adastate.backbones.masks import diffusion_forcing_mask, teacher_f
 from lightning_adastate.caches import RelativisticCache, SlidingCache
 from lightning_adastate.data import TrajectoryData
 from lightning_adastate.data.trajectory_shards import shard_path, write_shard
+from lightning_adastate.flow import add_noise
+from lightning_adastate.noise import NoiseKey, RecordedNoise
 from lightning_adastate.schedules import FewStepSchedule
 from lightning_adastate.training import ODERegression, Optimization
 from lightning_adastate.training.parallel import (
@@ -278,21 +280,28 @@ def test_teacher_forcing_in_parallel_equals_streaming_with_its_window(cache, fir
     model = streamer(StaticAnchor(0), cache, chunk_frames=2, first_chunk_frames=first)
     frames = (first or 2) + 6
     generator = torch.Generator().manual_seed(3)
-    clean, noisy = torch.randn(2, 1, frames, 16, 4, 6, generator=generator)
+    clean, fresh = torch.randn(2, 1, frames, 16, 4, 6, generator=generator)
+    sizes = model.schedule.chunks_of(frames)
+    drawn = {NoiseKey(i, 0, "content"): part for i, part in enumerate(fresh.split(sizes, dim=1))}
     mask = causal_mask(model, frames, "clean", "window")
+    level = torch.tensor([0.6])
     with torch.no_grad():
         times = torch.full((1, frames), 600.0)
+        noisy = add_noise(clean, fresh, level)
         at_once = masked_velocity(model.backbone, text(), mask, clean)(noisy, times)
-        state, start = model.start(text(), latent_shape=(16, 4, 6)), 0
-        for size in model.schedule.chunks_of(frames):
-            run = model._run(state, model._plan(state, None))
-            out = run.forward(
-                noisy[:, start : start + size], torch.full((1, size), 600.0), return_kv=False
+        state = model.start(text(), latent_shape=(16, 4, 6))
+        for expected, part in zip(
+            at_once.split(sizes, dim=1), clean.split(sizes, dim=1), strict=True
+        ):
+            velocity, _, chunk = model.teacher_forcing_step(
+                state,
+                part,
+                timestep_B=torch.tensor([600.0]),
+                sigma_B=level,
+                noise=RecordedNoise(drawn),
             )
-            expected = at_once[:, start : start + size]
-            torch.testing.assert_close(out.velocity_BFCHW, expected, rtol=0, atol=2e-5)
-            state = model.prefill(state, clean[:, start : start + size])
-            start += size
+            torch.testing.assert_close(velocity, expected, rtol=0, atol=2e-5)
+            state = chunk.state
 
 
 def test_everything_may_be_read_instead_of_the_window():

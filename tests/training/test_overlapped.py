@@ -13,11 +13,11 @@ from training_toy import backbone, parts
 from lightning_adastate.anchors import AdaptiveAnchor, StaticAnchor
 from lightning_adastate.caches import RelativisticCache, SlidingCache
 from lightning_adastate.codecs import PixelShuffleCodec
-from lightning_adastate.events import kv_flush, prompt_switch, restart
 from lightning_adastate.noise import CounterNoise
 from lightning_adastate.schedules import FewStepSchedule
+from lightning_adastate.streaming.events import kv_flush, prompt_switch, restart
+from lightning_adastate.streaming.overlapped import stream_overlapped
 from lightning_adastate.training.base import StreamModule
-from lightning_adastate.training.overlapped import stream_overlapped
 
 PATIENCE = 20.0  # seconds until a test gives up waiting for the thread
 
@@ -48,7 +48,7 @@ class Watched(CounterNoise):
 
 class Failing(StaticAnchor):
     def commit(self, contents, committed):
-        if committed.content.births[0] == 2:
+        if committed.content.frame_indices[0] == 2:
             raise ValueError("the third chunk fails")
         return contents
 

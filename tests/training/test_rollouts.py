@@ -10,15 +10,15 @@ from training_toy import ClipData, self_forcing, trainer
 from lightning_adastate.anchors import StaticAnchor
 from lightning_adastate.caches import RelativisticCache
 from lightning_adastate.codecs import PixelShuffleCodec
-from lightning_adastate.events import prompt_switch
 from lightning_adastate.rollouts import (
     ContinuedRollouts,
     JointRollouts,
     LongRollouts,
     NoisedData,
 )
-from lightning_adastate.rollouts.tape import Tape
+from lightning_adastate.rollouts.recorder import RolloutRecorder
 from lightning_adastate.schedules import DiagonalSchedule, FewStepSchedule, RollingSchedule
+from lightning_adastate.streaming.events import prompt_switch
 from lightning_adastate.training.randomness import fold_seed
 
 STEPS = (1000, 800, 500)
@@ -101,7 +101,7 @@ def test_a_long_rollouts_first_chunk_can_be_an_image_that_learns_nothing(first_c
         close(video[:, :1], other[:, :1].clamp(-2, 2))
         assert not torch.allclose(video[:, :1], other[:, :1], atol=1e-3)
         counts = {"noised": (0, 1), "given": (1, 0)}[first_chunk]
-        assert (made.given_frames, made.silent_frames) == counts
+        assert (made.given_frames, made.unscored_frames) == counts
         assert [chunk for chunk, grad in seen if grad] == list(range(start + 1, start + 5))
 
 
@@ -133,11 +133,11 @@ def test_a_sequence_is_rolled_on_as_one_stream():
             expected[:, :1] = expected[:, :1].clamp(-2, 2)
         close(video, expected)
         assert torch.equal(made.text_BSD, prompts(model)), "later prompts are not used"
-        lengths.append((made.silent_frames, made.carried.first_frame))
+        lengths.append((made.unscored_frames, made.persistent_state.first_frame))
         model.batches_seen += 1
     assert lengths == [(0, 5), (2, 8), (2, 11)]
     made = model.rollout(prompts(model), None, "generator")
-    assert (made.silent_frames, made.carried.first_frame) == (0, 5), "the next sequence"
+    assert (made.unscored_frames, made.persistent_state.first_frame) == (0, 5), "the next sequence"
     assert not torch.allclose(made.video_BFCHW[:, :5], whole[:, :5], atol=1e-2)
 
 
@@ -145,13 +145,13 @@ def test_what_is_carried_has_no_graph_and_old_frames_learn_nothing():
     model = module(ContinuedRollouts(11, old_frames=2), kv_gradient="all")
     for _ in range(2):
         made = model.rollout(prompts(model), None, "generator")
-    state = made.carried
+    state = made.persistent_state
     tensors = [kv.key_LBFTND for kv in (*state.blocks, *state.anchor.values())]
     assert not any(t.requires_grad for t in (*tensors, state.recent_BFCHW, state.texts_PBSD))
     assert state.text_kv is None
     assert made.video_BFCHW.requires_grad
     weights = model.reweight(
-        torch.ones(2, 5), made.video_BFCHW.detach(), silent_frames=made.silent_frames
+        torch.ones(2, 5), made.video_BFCHW.detach(), unscored_frames=made.unscored_frames
     )
     assert weights.tolist() == [[0, 0, 1, 1, 1]] * 2
 
@@ -194,7 +194,7 @@ def test_another_number_of_rows_begins_another_sequence():
     model = module(ContinuedRollouts(11, old_frames=2))
     model.rollout(prompts(model), None, "generator")
     made = model.rollout(prompts(model, "a"), None, "generator")
-    assert (made.video_BFCHW.shape[0], made.silent_frames) == (1, 0)
+    assert (made.video_BFCHW.shape[0], made.unscored_frames) == (1, 0)
 
 
 @pytest.mark.parametrize("policy", ["keep", "recache", "rebase", "drop"])
@@ -203,12 +203,12 @@ def test_the_prompt_switches_once_in_a_sequence_to_that_of_the_batch(policy):
     model = module(rollouts, anchor=StaticAnchor(1))
     first, places = prompts(model), set()
     for seed in range(8):
-        model.seed, model.carried = seed, None
+        model.seed, model.persistent_state = seed, None
         videos, texts = [], []
         for batch in range(4):
             words = first if batch == 0 else prompts(model, f"e{batch}", f"f{batch}")
             made = model.rollout(words, None, "generator")
-            videos.append(made.video_BFCHW.detach()[:, made.silent_frames :])
+            videos.append(made.video_BFCHW.detach()[:, made.unscored_frames :])
             texts.append(made.text_BSD)
         changes = [b for b in (1, 2, 3) if not torch.equal(texts[b], texts[b - 1])]
         assert len(changes) == 1
@@ -370,7 +370,7 @@ def test_a_joint_rollout_can_score_the_end_of_a_longer_one():
     model = joint(max_frames=9, first_chunk="noised")
     starts = set()
     for model.batches_seen in range(12):
-        made = model.rollout(prompts(model), None, "generator", keep_takes=True)
+        made = model.rollout(prompts(model), None, "generator", keep_recomputes=True)
         video, frames = made.video_BFCHW.detach(), streamed(model, 3)
         assert video.shape[1] == 7
         places = [
@@ -378,8 +378,8 @@ def test_a_joint_rollout_can_score_the_end_of_a_longer_one():
             for start in (1, 2)
             if torch.allclose(video[:, 0], frames[:, start].clamp(-2, 2), atol=1e-5)
         ]
-        assert made.silent_frames == len(places)
-        ends = [take.first + take.again().shape[1] for take in made.takes]
+        assert made.unscored_frames == len(places)
+        ends = [each.first + each.recompute().shape[1] for each in made.recomputes]
         assert min(ends) > 0, "windows before it learn nothing"
         starts.update(places or [0])
     assert starts == {0, 1, 2}
@@ -422,7 +422,9 @@ def test_training_caches_what_streaming_caches_under_a_diagonal_schedule(cached)
         prompts(model), latent_shape=(12, 2, 3), seed=fold_seed(0, 0, "generator")
     )
     *_, last = model.generator.stream(state, 5)
-    tape = Tape(replace(model.request(prompts(model), None, "generator"), exit_of=lambda *_: 0))
+    tape = RolloutRecorder(
+        replace(model.request(prompts(model), None, "generator"), exit_of=lambda *_: 0)
+    )
     tape.learn(5)
     close(tape.rollout().video_BFCHW.detach(), made.video_BFCHW.detach())
     for ours, theirs in zip(tape.state.blocks, last.state.blocks, strict=True):
@@ -503,5 +505,5 @@ def test_validation_scores_complete_fresh_rollouts_whatever_training_does(tmp_pa
         model = self_forcing(rollouts=rollouts)
         (found,) = trainer(tmp_path).validate(model, ClipData(), verbose=False)
         scores.append(found)
-        assert model.carried is None
+        assert model.persistent_state is None
     assert scores[0] == scores[1] == scores[2]

@@ -39,11 +39,11 @@ def test_a_sequence_goes_on_after_a_resume_bit_for_bit(tmp_path, name):
     _, before = run(tmp_path, MODULES[name], signal_at=3)
     path = tmp_path / "stopped.ckpt"
     saved = torch.load(path, weights_only=True)
-    assert len(saved["carried"]) == 1
+    assert len(saved["persistent_states"]) == 1
     second, after = run(tmp_path, MODULES[name], resume=path)
     assert before + after == seen
     assert_same(everything(second), everything(whole))
-    one, other = second.carried, whole.carried
+    one, other = second.persistent_state, whole.persistent_state
     assert (one.chunk, one.timeline, one.seed) == (other.chunk, other.timeline, other.seed)
     assert torch.equal(one.blocks[-1].key_LBFTND, other.blocks[-1].key_LBFTND)
 
@@ -73,7 +73,7 @@ class Compare(Callback):
         if pl_module.batches_seen == 2 and self.name == "whole":
             trainer.save_checkpoint(self.folder / "at.ckpt")
         if pl_module.batches_seen == 4:
-            key = pl_module.carried.blocks[-1].key_LBFTND
+            key = pl_module.persistent_state.blocks[-1].key_LBFTND
             torch.save(key, self.folder / f"{self.name}-{trainer.global_rank}.pt")
 
 
@@ -91,7 +91,7 @@ def test_each_rank_resumes_its_own_sequence(tmp_path):
         assert torch.equal(whole, resumed)
         found.append(whole)
     assert not torch.allclose(*found, atol=1e-3)
-    assert len(torch.load(tmp_path / "at.ckpt", weights_only=True)["carried"]) == 2
+    assert len(torch.load(tmp_path / "at.ckpt", weights_only=True)["persistent_states"]) == 2
 
 
 def test_a_sequence_of_another_window_is_left_behind(tmp_path):
@@ -105,7 +105,7 @@ def test_another_number_of_ranks_begins_new_sequences(tmp_path):
     run(tmp_path, continued, signal_at=3)
     path = tmp_path / "stopped.ckpt"
     saved = torch.load(path, weights_only=True)
-    saved["carried"] = saved["carried"] * 2
+    saved["persistent_states"] = saved["persistent_states"] * 2
     torch.save(saved, path)
     with pytest.warns(UserWarning, match="carries the streams of 2 processes, not of 1"):
         run(tmp_path, continued, resume=path)

@@ -15,7 +15,7 @@ from lightning_adastate.caches import RelativisticCache, SlidingCache
 from lightning_adastate.losses import DMDLoss, NoiseDraw
 from lightning_adastate.noise import CounterNoise, NoiseKey, RecordedNoise
 from lightning_adastate.schedules import FewStepSchedule
-from lightning_adastate.streamer import Streamer
+from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.training import SelfForcing
 
 

@@ -1,0 +1,1 @@
+"""Scores beside each other: arms of a comparison, groups of videos, intervals, tables, pictures."""

@@ -1,0 +1,171 @@
+"""The same weights, prompts, given frames and noise, streamed with several mechanisms and scored."""
+
+# Shapes: B episodes, F frames, C colour, H W height / width in pixels, K chunks.
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from rich.progress import Progress
+from torch import Tensor
+
+from lightning_adastate.evaluation.arms import Arm, Variation
+from lightning_adastate.evaluation.pictures import write_pictures
+from lightning_adastate.evaluation.tables import write_csv
+from lightning_adastate.metrics import pan_scores
+from lightning_adastate.streaming import PixelStreaming, Streamer, StreamPipeline
+from lightning_adastate.weights import load_into
+from lightning_adastate.worlds import PanEpisodes, PanWorld, decode_pan
+
+
+def check_numbers(
+    arms: Mapping[str, Variation],
+    episodes: int,
+    horizons: Sequence[int],
+    num_given: int,
+    seed: int,
+) -> None:
+    """Refuse what cannot be compared.
+
+    Raises:
+        ValueError: Naming the value.
+    """
+    if not arms:
+        raise ValueError("`anchors` must name at least one arm, or `arms`")
+    if episodes < 2:
+        raise ValueError(f"`episodes` must be 2 or more, got {episodes}")
+    if num_given < 1 or seed < 0:
+        raise ValueError(
+            f"`num_given` must be 1 or more and `seed` 0 or more, got {num_given} and {seed}"
+        )
+    if not horizons or min(horizons) < num_given + 4:
+        raise ValueError(
+            f"`horizons` must be {num_given + 4} frames or more, given frames included, "
+            f"got {list(horizons)}"
+        )
+
+
+@torch.no_grad()
+def run_arm(
+    module: PixelStreaming,
+    world: PanWorld,
+    episodes: PanEpisodes,
+    *,
+    horizons: Sequence[int],
+    num_given: int,
+    seed: int,
+    progress: Progress,
+    name: str,
+) -> Arm:
+    """Stream one arm to the longest horizon and score it at each."""
+    given = episodes.video_BFCHW[:, :num_given]
+    state = module.open_stream(episodes.prompts, seed=seed, start_video_BFCHW=given)
+    chunk_frames = module.streamer.schedule.chunk_frames
+    num_chunks = -(-(max(horizons) - num_given) // chunk_frames)
+    parts, states, contents = [given], [], []
+    for made in progress.track(module.stream(state, num_chunks), num_chunks, description=name):
+        parts.append(made.video_BFCHW)
+        hidden = made.chunk.state_latents_BFCHW
+        if hidden is not None:
+            pixels, _ = module.codec.decode(hidden, module.codec.empty())
+            states.append(_hero_error(world, pixels, episodes))
+            contents.append(_hero_error(world, made.video_BFCHW, episodes))
+    video = torch.cat(parts, dim=1)[:, : max(horizons)]
+    return Arm(
+        video,
+        {
+            frames: pan_scores(world, video[:, :frames], episodes.truth, num_given=num_given)
+            for frames in horizons
+        },
+        torch.stack(states, 1) if states else None,
+        torch.stack(contents, 1) if states else None,
+    )
+
+
+def with_variation(module: PixelStreaming, varied: Variation) -> StreamPipeline:
+    """Return a module that streams with what the arm names and shares everything else.
+
+    Raises:
+        ValueError: If the arm's parts or weights do not fit.
+    """
+    streamer = module.streamer
+    backbone = streamer.backbone
+    if varied.weights is not None:
+        backbone = copy.deepcopy(backbone)
+        load_into(backbone, varied.weights)
+    varied_streamer = Streamer(
+        backbone,
+        anchor=streamer.anchor if varied.anchor is None else varied.anchor,
+        cache=streamer.cache if varied.cache is None else varied.cache,
+        schedule=streamer.schedule if varied.schedule is None else varied.schedule,
+        noise=streamer.noise if varied.noise is None else varied.noise,
+    )
+    return StreamPipeline(
+        varied_streamer.eval(),
+        codec=module.codec,
+        text_encoder=module.text_encoder,
+        frame_size=module.frame_size,
+    )
+
+
+def run_compare(
+    module: PixelStreaming,
+    world: PanWorld,
+    variations: Mapping[str, Variation],
+    *,
+    episodes: int = 64,
+    horizons: Sequence[int] = (21, 126),
+    num_given: int = 3,
+    seed: int = 1000,
+) -> tuple[PanEpisodes, dict[str, Arm]]:
+    """Stream every arm on the same episodes; return them and the arms by name.
+
+    Raises:
+        ValueError: If there is nothing to compare.
+    """
+    check_numbers(variations, episodes, horizons, num_given, seed)
+    if (world.height, world.width) != tuple(module.frame_size):
+        raise ValueError(
+            f"`world` is {world.height} x {world.width} pixels, `model.frame_size` is "
+            f"{module.frame_size[0]} x {module.frame_size[1]}; make them the same"
+        )
+    modules = {name: with_variation(module, varied) for name, varied in variations.items()}
+    truth = world.episodes(episodes, max(horizons), seed=seed)
+    arms = {}
+    with Progress(transient=True) as progress:
+        for name, arm in modules.items():
+            arms[name] = run_arm(
+                arm,
+                world,
+                truth,
+                horizons=horizons,
+                num_given=num_given,
+                seed=seed,
+                progress=progress,
+                name=name,
+            )
+    return truth, arms
+
+
+def _hero_error(world: PanWorld, video_BFCHW: Tensor, episodes: PanEpisodes) -> Tensor:
+    """Return the distance of the hero's colour, mean over frames, from the true one, ``[B]``."""
+    color = decode_pan(world, video_BFCHW).color_BF3.mean(1)
+    return (color - episodes.truth.color_B3).square().sum(-1).sqrt()
+
+
+def write_files(
+    truth: PanEpisodes,
+    arms: Mapping[str, Arm],
+    world: PanWorld,
+    folder: Path,
+    *,
+    num_given: int,
+) -> None:
+    """Write scores and pictures, and say so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_csv(arms, folder / "scores.csv")
+    write_pictures(truth, arms, world, folder, num_given=num_given)
+    print(f"written to {folder}: scores.csv, comparison.mp4, contact_sheet.png, curves.png")

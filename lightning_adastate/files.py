@@ -1,0 +1,112 @@
+"""Files that appear under their names only when they are whole, and folders for them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def partial_path(path: str | Path) -> Path:
+    """Return where the file or folder at ``path`` is written until it is whole: beside it, hidden."""
+    target = Path(path)
+    return target.with_name(f".{target.name}.{os.getpid()}.partial")
+
+
+def put_in_place(partial: Path, target: Path) -> None:
+    """Flush a whole file to the disk and give it its name, in place of what had it."""
+    with partial.open("rb") as handle:
+        os.fsync(handle.fileno())
+    partial.replace(target)
+
+
+@contextlib.contextmanager
+def whole_file(path: str | Path) -> Iterator[Path]:
+    """Hand out a path to write to; the file gets its name when the block ends, or goes if it fails."""
+    target, partial = Path(path), partial_path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        put_in_place(partial, target)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path: str | Path) -> Iterator[Path]:
+    """Hand out an empty folder to write to; it gets its name when the block ends, or goes if it fails.
+
+    Raises:
+        OSError: If there is something of that name by then.
+    """
+    target, partial = Path(path), partial_path(path)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        partial.mkdir()
+        yield partial
+        partial.rename(target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Write a UTF-8 text file whole or not at all; line ends stay as they are."""
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8", newline="")
+
+
+def save_tensors(
+    path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
+) -> None:
+    """Write a safetensors file whole or not at all."""
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    with whole_file(path) as partial:
+        save_file(copies, partial, metadata=dict(metadata or {}))
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder where there is none, before hours are spent on what goes into it.
+
+    Raises:
+        ValueError: If nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the folder '{folder}': {error.strerror}") from error
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"cannot write into the folder '{folder}'")
+
+
+@contextlib.contextmanager
+def output_folder(folder: Path) -> Iterator[None]:
+    """Make a folder for what the block writes; if the block fails, an empty new one goes again.
+
+    Raises:
+        ValueError: If nothing can be written there.
+    """
+    new = missing_folders(folder / "file")
+    make_folder(folder)
+    try:
+        yield
+    except BaseException:
+        remove_empty(new)
+        raise
+
+
+def missing_folders(*paths: str | Path | None) -> list[Path]:
+    """Return the folders that writing to ``paths`` would make, deepest first."""
+    parents = {folder for path in paths if path is not None for folder in Path(path).parents}
+    return sorted((p for p in parents if not p.exists()), key=lambda p: -len(p.parts))
+
+
+def remove_empty(folders: list[Path]) -> None:
+    """Remove those folders that hold nothing, in their order."""
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            folder.rmdir()

@@ -1,0 +1,1 @@
+"""What is generated into files: videos, stream states, a teacher's trajectories."""

@@ -1,0 +1,1 @@
+"""Pixels and latents in files: videos in and out, pictures, latents."""

@@ -1,0 +1,1 @@
+"""What a recipe will take of memory, before anything is loaded."""

@@ -1,0 +1,149 @@
+"""A recipe's module from Python: the same file, names and overrides as on the command line."""
+
+from __future__ import annotations
+
+import importlib
+import zipfile
+from argparse import ArgumentError
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch import LightningDataModule
+
+from lightning_adastate.recipes.errors import first_sentence
+from lightning_adastate.recipes.explain import explain
+from lightning_adastate.recipes.names import find_config, recipe_names, resolve_arguments
+from lightning_adastate.recipes.parser import SentenceParser
+from lightning_adastate.training.base import StreamModule
+
+FAMILIES = (
+    "anchors",
+    "backbones",
+    "caches",
+    "callbacks",
+    "codecs",
+    "data",
+    "losses",
+    "metrics",
+    "noise",
+    "rewards",
+    "rollouts",
+    "schedules",
+    "text",
+    "training",
+)
+"""Modules whose classes are known by their short names."""
+
+CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
+"""What Lightning finds by itself."""
+
+STREAMING = ("open_stream", "stream", "streamer", "encode_text")
+"""What a module may override; `generate` then builds that module and not only its components."""
+
+
+def import_families() -> None:
+    """Import every family, so that its classes can be named without their path."""
+    for family in FAMILIES:
+        importlib.import_module(f"lightning_adastate.{family}")
+
+
+def load_module(
+    config: str, *, weights: str | None = None, overrides: Sequence[str] = ()
+) -> StreamModule:
+    """Return what a recipe streams with, ready to stream.
+
+    Args:
+        config: A recipe's file, or the name of a shipped one (``toy/adastate``).
+        weights: Backbone weights instead of the recipe's.
+        overrides: As on the command line, for example ``["--model.anchor=EMAAnchor"]``.
+
+    Raises:
+        ValueError: If there is no such recipe, or it does not fit.
+    """
+    import_families()
+    path = find_config(config)
+    if path is None:
+        raise ValueError(f"there is no config {config!r}; shipped are {', '.join(recipe_names())}")
+    parser = recipe_parser(exit_on_error=False)
+    try:
+        asked = parser.parse_args([f"--config={path}", *resolve_arguments(overrides)])
+        return build_streaming(parser, asked.model, weights)
+    except ArgumentError as error:
+        raise ValueError(explain(str(error), parser)) from error
+    except ValueError as error:
+        raise ValueError(first_sentence(error)) from error
+
+
+def recipe_parser(
+    *, prog: str | None = None, description: str | None = None, exit_on_error: bool = True
+) -> SentenceParser:
+    """Return a parser of recipes: every option is accepted, and only the model's mean something."""
+    parser = SentenceParser(prog=prog, description=description, exit_on_error=exit_on_error)
+    parser.add_argument("-c", "--config", action="config", help="A recipe: toy/adastate.")
+    parser.add_subclass_arguments(StreamModule, "model")
+    parser.add_subclass_arguments(LightningDataModule, "data", required=False, instantiate=False)
+    for other in ("trainer", "generation"):
+        parser.add_argument(f"--{other}", type=dict | None, help="Accepted, and left aside.")
+    parser.add_argument("--seed_everything", type=int | None, help="Accepted, and left aside.")
+    return parser
+
+
+def build_streaming(parser: SentenceParser, model: Namespace, weights: str | None) -> StreamModule:
+    """Build what streams of a configured module, ready to stream."""
+    wanted = Namespace(model=streaming_part(model, weights))
+    module: StreamModule = parser.instantiate_classes(wanted).model
+    return module.eval()
+
+
+def check_checkpoint(path: str | None, *, weights_only: bool) -> None:
+    """Refuse a checkpoint that cannot be resumed from, before anything is built.
+
+    Args:
+        path: A file. What only the Trainer knows (``last``, a folder, an address) is left to it.
+        weights_only: Whether it must load without running code from it; else it is not read here.
+
+    Raises:
+        ValueError: If the file is missing, unreadable, or holds weights alone.
+    """
+    if path is None or path in CHECKPOINT_WORDS or "://" in path or Path(path).is_dir():
+        return
+    if not Path(path).is_file():
+        raise ValueError(f"there is no checkpoint {path!r}")
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"{path!r} is no checkpoint, or is cut short")
+    if not weights_only:
+        return
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # pickle, zip and torch each raise their own
+        line = str(error).partition("\n")[0].partition(". ")[0]
+        raise ValueError(f"cannot read the checkpoint {path!r}: {line}") from error
+    if not isinstance(found, dict) or not {"state_dict", "loops"} <= found.keys():
+        raise ValueError(
+            f"{path!r} holds no training to resume; to start from weights use `--model.weights`"
+        )
+
+
+def streaming_part(model: Namespace, weights: str | None) -> Namespace:
+    """Return the configuration of what streams: no loss, no teacher, no critic, no average.
+
+    Args:
+        model: The configured module.
+        weights: Weights to load instead of the configured ones.
+    """
+    module, _, name = model.class_path.rpartition(".")
+    chosen = getattr(importlib.import_module(module), name)
+    init_args = dict(model.init_args.items(branches=True, nested=False))
+    if all(getattr(chosen, method, None) is getattr(StreamModule, method) for method in STREAMING):
+        known = StreamModule.__init__.__annotations__
+        init_args = {key: value for key, value in init_args.items() if key in known}
+        chosen = StreamModule
+    if "ema_decay" in init_args:
+        init_args["ema_decay"] = None
+    if weights is not None:
+        init_args["weights"] = weights
+    return Namespace(
+        class_path=f"{chosen.__module__}.{chosen.__qualname__}", init_args=Namespace(init_args)
+    )

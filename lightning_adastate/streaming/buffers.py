@@ -1,0 +1,50 @@
+"""Memory and constants that a stream reuses from chunk to chunk; no state."""
+
+# Shapes: F frames.
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from lightning_adastate.backbones.base import Backbone
+from lightning_adastate.streaming.cuda_graphs import PassGraphs
+from lightning_adastate.types import TimeEmbedding
+
+
+class StreamBuffers:
+    """Reusable memory for the rotated window, allocated once and filled once per chunk, and constants.
+
+    It holds no state: a new one gives the same stream. Weights must not change while it is in use.
+
+    Args:
+        graphs: Records the passes of a full window, where the backbone asks for it; ``None`` is a new one.
+    """
+
+    def __init__(self, graphs: PassGraphs | None = None) -> None:
+        self.graphs = PassGraphs() if graphs is None else graphs
+        self._buffers: dict[str, tuple[Tensor, Tensor]] = {}
+        self._numbers: dict[tuple[float, ...], Tensor] = {}
+        self._times: dict[tuple[float, ...], TimeEmbedding] = {}
+
+    def buffers(
+        self, name: str, like: Tensor, shape: tuple[int, ...]
+    ) -> tuple[Tensor, Tensor, bool]:
+        """Return key and value memory of ``shape``, and whether it is the same as last time."""
+        found = self._buffers.get(name)
+        fits = found is not None and found[0].shape == shape and found[0].dtype == like.dtype
+        if found is None or not fits:
+            found = (like.new_empty(shape), like.new_empty(shape))
+            self._buffers[name] = found
+        return (*found, fits)
+
+    def numbers(self, values: tuple[float, ...], like: Tensor) -> Tensor:
+        """Return ``values`` as a tensor ``[1, F]``, made once."""
+        if values not in self._numbers:
+            self._numbers[values] = like.new_tensor([values])
+        return self._numbers[values]
+
+    def time(self, values: tuple[float, ...], backbone: Backbone, like: Tensor) -> TimeEmbedding:
+        """Return what the backbone makes of these timesteps, made once."""
+        if values not in self._times:
+            self._times[values] = backbone.embed_time(self.numbers(values, like))
+        return self._times[values]
