@@ -9,13 +9,12 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-import yaml
-
 from lightning_adastate.analysis.layout import lay_out
 from lightning_adastate.analysis.layout_pictures import layout_picture
+from lightning_adastate.analysis.layout_table import COLUMNS
 from lightning_adastate.analysis.layout_text import describe, joint_passes
 from lightning_adastate.analysis.operations import GIGA, TERA, WAN_1_3B, chunk_cost
-from lightning_adastate.cli.layout import COLUMNS, layout_parser, read_config, timeline_of
+from lightning_adastate.recipes.mechanism import load_mechanism
 from lightning_adastate.streaming.events import prompt_switch, rope_cut
 
 DOCS = Path(__file__).parent
@@ -153,15 +152,8 @@ EXTRAS = {
 
 def read(name):
     """Return anchor, cache, schedule and timeline of a mechanism's configuration."""
-    found = read_config(f"mechanisms/{name}")
-    parts = [
-        f"--model.{part}={value if isinstance(value, str) else yaml.safe_dump(value, default_flow_style=True, width=10**6)}"
-        for part, value in found["parts"].items()
-    ]
-    timeline = yaml.safe_dump(found["timeline"], default_flow_style=True, width=10**6)
-    parser = layout_parser()
-    built = parser.instantiate_classes(parser.parse_args([*parts, f"--timeline={timeline}"]))
-    return built.model, timeline_of(built.timeline)
+    mechanism = load_mechanism(f"mechanisms/{name}")
+    return mechanism, mechanism.timeline
 
 
 @cache

@@ -77,20 +77,18 @@ def main(args: Sequence[str] | None = None) -> int:
     checkpoint = fit(chosen.output, quick=chosen.quick)
 
     from lightning_adastate.anchors import AdaptiveAnchor
-    from lightning_adastate.cli.compare import build
     from lightning_adastate.evaluation.arms import Variation
-    from lightning_adastate.evaluation.comparison import run_compare, write_files
     from lightning_adastate.evaluation.tables import print_tables, wide_console
-    from lightning_adastate.weights.loading import load_into
+    from lightning_adastate.recipes.comparison import load_comparison
+    from lightning_adastate.weights import load_into
 
-    setting = build(["--config=toy/compare", *(["--episodes=4"] if chosen.quick else [])])
-    before = {BEFORE: Variation(anchor=AdaptiveAnchor(1))}
-    _, unfitted = run_compare(setting.module, setting.world, before, **setting.numbers)
-    load_into(setting.module.streamer.backbone, checkpoint)
-    truth, arms = run_compare(setting.module, setting.world, setting.arms, **setting.numbers)
-    console = wide_console()
-    print_tables({**arms, **unfitted}, console)
-    write_files(truth, arms, setting.world, chosen.output, num_given=setting.numbers["num_given"])
+    comparison = load_comparison("toy/compare", ["--episodes=4"] if chosen.quick else [])
+    unfitted = comparison.run({BEFORE: Variation(anchor=AdaptiveAnchor(1))})
+    load_into(comparison.module.streamer.backbone, checkpoint)
+    compared = comparison.run()
+    print_tables({**compared.arms, **unfitted.arms}, wide_console())
+    names = compared.write(chosen.output)
+    print(f"written to {chosen.output}: {', '.join(names)}")
     Console().print(f"demo finished in {time.monotonic() - begin:.0f} s")
     return 0
 

@@ -12,12 +12,12 @@ from torch import nn
 
 from lightning_adastate.__main__ import main
 from lightning_adastate.backbones import Backbone
-from lightning_adastate.cli.compare import compare_parser
-from lightning_adastate.cli.replay import replay_parser
-from lightning_adastate.cli.trajectories import trajectories_parser
+from lightning_adastate.recipes.comparison import comparison_parser
 from lightning_adastate.recipes.loading import import_families
 from lightning_adastate.recipes.names import config_root
 from lightning_adastate.recipes.parser import SentenceParser
+from lightning_adastate.recipes.replay import replay_parser
+from lightning_adastate.recipes.trajectories import trajectories_parser
 
 ROOT = config_root()
 
@@ -134,7 +134,7 @@ def test_replay_config_parses(name):
 @pytest.mark.parametrize("name", COMPARISONS)
 def test_comparison_parses(name):
     import_families()
-    parser = compare_parser()
+    parser = comparison_parser()
     parser.exit_on_error = False
     assert set(parser.parse_args([f"--config={ROOT / name}"]).anchors) >= {"none", "static"}
 

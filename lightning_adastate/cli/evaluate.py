@@ -5,15 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from lightning_adastate.data import read_prompts
 from lightning_adastate.evaluation.tables import wide_console
 from lightning_adastate.evaluation.vbench import How, hand_over
-from lightning_adastate.evaluation.video_groups import VideoGroup, find_groups, score_groups
-from lightning_adastate.evaluation.video_tables import differences, table_of, write_scores
+from lightning_adastate.evaluation.video_groups import VideoGroup, find_groups
+from lightning_adastate.evaluation.videos import evaluate
 from lightning_adastate.files import output_folder
-from lightning_adastate.metrics import VideoMetrics
 from lightning_adastate.recipes.parser import SentenceParser
 
 DESCRIPTION = """Score video files: how much they move, whether they hold together and whether their look drifts. A folder
@@ -71,29 +68,22 @@ def main(args: Sequence[str] | None = None) -> int:
         raise ValueError("give video files, or folders of them")
     if (asked.vbench is None) != (asked.prompts is None):
         raise ValueError("`vbench` and `prompts` go together; give both or neither")
-    metrics = VideoMetrics(
-        chunk_frames=asked.chunk_frames,
-        first_chunk_frames=asked.first_chunk_frames,
-        window_frames=asked.window_frames,
-        num_parts=asked.num_parts,
-    )
-    groups = find_groups(asked.videos)
     if asked.vbench is not None:
+        groups = find_groups(asked.videos)
         return _hand_over(groups, asked.prompts, asked.vbench, asked.hand_over)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     with output_folder(asked.output):
-        scored = score_groups(groups, metrics, device if asked.device == "auto" else asked.device)
-        compared = differences(groups, scored)
-        settings = {
-            "chunk_frames": asked.chunk_frames,
-            "first_chunk_frames": asked.first_chunk_frames,
-            "window_frames": asked.window_frames,
-            "num_parts": asked.num_parts,
-        }
-        write_scores(asked.output, groups, scored, compared, settings)
+        evaluation = evaluate(
+            asked.videos,
+            chunk_frames=asked.chunk_frames,
+            first_chunk_frames=asked.first_chunk_frames,
+            window_frames=asked.window_frames,
+            num_parts=asked.num_parts,
+            device=asked.device,
+        )
+        names = evaluation.write(asked.output)
     console = wide_console()
-    console.print(table_of(groups, scored, compared))
-    console.print(f"written to {asked.output}: scores.csv, scores.json")
+    console.print(evaluation.table())
+    console.print(f"written to {asked.output}: {', '.join(names)}")
     return 0
 
 

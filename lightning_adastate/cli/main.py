@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import warnings
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
-from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.cli import (
-    LightningArgumentParser,
-    LightningCLI,
-    SaveConfigCallback,
-)
-from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
-from lightning_adastate.backbones import Backbone
-from lightning_adastate.callbacks import ExactResume, GracefulStop
-from lightning_adastate.generation.generate import Generation, generate
+from lightning_adastate.generation.generate import Generation
 from lightning_adastate.generation.timeline import Change
+from lightning_adastate.generation.trainer import StreamTrainer
 from lightning_adastate.recipes.loading import check_checkpoint, import_families, streaming_part
-from lightning_adastate.recipes.parser import SentenceParser
+from lightning_adastate.recipes.recipe import DEFAULT_SEED, RecipeParser, build_in_format
 from lightning_adastate.training.base import StreamModule
-from lightning_adastate.training.networks import built_in
 
 HARMLESS = (
     ".*isinstance.treespec.*",  # torch's, about Lightning
@@ -37,47 +30,16 @@ HARMLESS = (
 """Warnings of libraries that no user of ours can act on."""
 
 
-HALF = {"bf16-true": torch.bfloat16, "16-true": torch.float16}
-"""Precisions whose weights take two bytes."""
-
-
-class Parser(SentenceParser, LightningArgumentParser):
-    """LightningCLI's parser with our errors."""
-
-
-class StreamTrainer(Trainer):
-    """A Trainer that can also stream."""
-
-    def generate(
-        self,
-        model: StreamModule,
-        generation: Generation,
-        datamodule: LightningDataModule | None = None,
-        ckpt_path: str | None = None,
-        weights_only: bool | None = None,
-    ) -> int:
-        """Stream video from prompts, a clip or a saved state, for as long as you like.
-
-        Args:
-            model: The components of the stream.
-            generation: What to generate, and where to put it.
-            datamodule: Not used.
-            ckpt_path: Training checkpoint to take the weights from, if `generation.weights` is not given.
-            weights_only: Not used: weights are always loaded without running code.
-        """
-        del datamodule, ckpt_path, weights_only
-        precision = self.precision_plugin
-        module = precision.convert_module(model.to(self.strategy.root_device).eval())
-        assert isinstance(module, StreamModule)
-        with precision.forward_context():
-            return generate(module, generation)
-
-
 class SaveConfig(SaveConfigCallback):
     """Keep the configuration beside the logs and, as text, in every checkpoint."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Write nothing yet: a run that is refused for its data or its checkpoint leaves no file."""
+        """Hand the configuration to the module; write nothing yet: a refused run leaves no file."""
+        del trainer, stage
+        assert isinstance(pl_module, StreamModule)
+        pl_module.recipe_text = self.parser.dump(
+            self.config, skip_none=False, skip_link_targets=False
+        )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it beside the logs."""
@@ -95,15 +57,6 @@ class SaveConfig(SaveConfigCallback):
         """Write it beside the logs."""
         super().setup(trainer, pl_module, "predict")
 
-    def on_save_checkpoint(
-        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
-    ) -> None:
-        """Store it as a plain string: no class is pickled, and nothing reads it back by itself."""
-        del trainer, pl_module
-        checkpoint["config"] = self.parser.dump(
-            self.config, skip_none=False, skip_link_targets=False
-        )
-
 
 class CLI(LightningCLI):
     """Parse, build, run. What is asked for on the command line is what runs."""
@@ -113,10 +66,10 @@ class CLI(LightningCLI):
         super().__init__(
             StreamModule,
             trainer_class=StreamTrainer,
-            parser_class=Parser,
+            parser_class=RecipeParser,
             subclass_mode_model=True,
             auto_configure_optimizers=False,
-            seed_everything_default=0,
+            seed_everything_default=DEFAULT_SEED,
             save_config_callback=SaveConfig,
             save_config_kwargs={"overwrite": True},
             load_from_checkpoint_support=False,
@@ -141,7 +94,11 @@ class CLI(LightningCLI):
         self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
-        """Do nothing: Lightning would replace the model's arguments by those of the checkpoint."""
+        """Do nothing: Lightning would replace the model's arguments by those of the checkpoint.
+
+        The one private method that is overridden here: there is no option to turn it off, and it reads the whole
+        checkpoint once more.
+        """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
         """Every verb accepts every configuration, so all of them know the group `generation`."""
@@ -149,11 +106,7 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Check what is asked for before anything is built; for `generate` build only what streams."""
-        precision = self.config[self.subcommand].trainer.precision
-        if precision in HALF:
-            # Built wide and cast afterwards, 14B would need 57 GB of memory on the way.
-            parser = self._parser(self.subcommand)
-            parser.add_instantiator(partial(_build, HALF[precision]), Backbone)
+        build_in_format(self.parser, self.config[self.subcommand].trainer.precision)
         if self.subcommand != "generate":
             asked = self.config[self.subcommand]
             asked.weights_only = asked.weights_only is not False  # Lightning's default runs code
@@ -168,39 +121,33 @@ class CLI(LightningCLI):
         config.trainer.callbacks = None
         config.trainer.logger = False
 
-    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
-        """Make every fit resumable: bit for bit, and after a signal in the middle of an epoch."""
-        if self.subcommand == "fit":
-            given = config.get("callbacks") or []
-            present = [*(given if isinstance(given, list) else [given]), *callbacks]
-            for kind in (ExactResume, GracefulStop):
-                if not any(isinstance(callback, kind) for callback in present):
-                    callbacks = [*callbacks, kind()]
-        trainer = super()._instantiate_trainer(config, callbacks)
-        if isinstance(trainer.strategy, DDPStrategy):
-            # Generator and critic have a backward pass each; plain DDP waits for both in either.
-            trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)
-        return trainer
-
     def generate(self, model: StreamModule, **options: Any) -> None:
         """Stream."""
         assert isinstance(self.trainer, StreamTrainer)
         self.exit_code = self.trainer.generate(model, self.generation, **options)
 
 
-def _build(dtype: torch.dtype, kind: type[Backbone], *args: object, **options: object) -> Backbone:
-    """Build a backbone whose weights have that format from the start."""
-    return built_in(dtype, partial(kind, *args, **options))
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Leave out what libraries say that no user can act on, for as long as this is open."""
+    said = logging.getLogger("lightning.pytorch.utilities.rank_zero")
+    level = said.level
+    with warnings.catch_warnings():
+        for message in HARMLESS:
+            warnings.filterwarnings("ignore", message=message)
+        said.setLevel(logging.WARNING)
+        try:
+            yield
+        finally:
+            said.setLevel(level)
 
 
 def run(args: Sequence[str]) -> int:
     """Run one verb and return its exit code."""
     import_families()
-    for message in HARMLESS:
-        warnings.filterwarnings("ignore", message=message)
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").setLevel(logging.WARNING)
     try:
-        return CLI(args).exit_code
+        with quiet():
+            return CLI(args).exit_code
     except MisconfigurationException as error:
         raise ValueError(str(error)) from error
     finally:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -46,6 +47,32 @@ def check_numbers(
             f"`horizons` must be {num_given + 4} frames or more, given frames included, "
             f"got {list(horizons)}"
         )
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What a comparison gave.
+
+    Args:
+        world: Where the episodes come from.
+        truth: The episodes.
+        arms: What every arm did, by name.
+        num_given: Given frames.
+    """
+
+    world: PanWorld
+    truth: PanEpisodes
+    arms: dict[str, Arm]
+    num_given: int
+
+    def write(self, folder: Path) -> list[str]:
+        """Write scores and pictures into ``folder``; return the files' names."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_csv(self.arms, folder / "scores.csv")
+        pictures = write_pictures(
+            self.truth, self.arms, self.world, folder, num_given=self.num_given
+        )
+        return ["scores.csv", *pictures]
 
 
 @torch.no_grad()
@@ -111,7 +138,7 @@ def with_variation(module: PixelStreaming, varied: Variation) -> StreamPipeline:
     )
 
 
-def run_compare(
+def compare(
     module: PixelStreaming,
     world: PanWorld,
     variations: Mapping[str, Variation],
@@ -120,8 +147,8 @@ def run_compare(
     horizons: Sequence[int] = (21, 126),
     num_given: int = 3,
     seed: int = 1000,
-) -> tuple[PanEpisodes, dict[str, Arm]]:
-    """Stream every arm on the same episodes; return them and the arms by name.
+) -> Compared:
+    """Stream every arm on the same episodes and score it against the exact truth.
 
     Raises:
         ValueError: If there is nothing to compare.
@@ -147,25 +174,10 @@ def run_compare(
                 progress=progress,
                 name=name,
             )
-    return truth, arms
+    return Compared(world, truth, arms, num_given)
 
 
 def _hero_error(world: PanWorld, video_BFCHW: Tensor, episodes: PanEpisodes) -> Tensor:
     """Return the distance of the hero's colour, mean over frames, from the true one, ``[B]``."""
     color = decode_pan(world, video_BFCHW).color_BF3.mean(1)
     return (color - episodes.truth.color_B3).square().sum(-1).sqrt()
-
-
-def write_files(
-    truth: PanEpisodes,
-    arms: Mapping[str, Arm],
-    world: PanWorld,
-    folder: Path,
-    *,
-    num_given: int,
-) -> None:
-    """Write scores and pictures, and say so."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(arms, folder / "scores.csv")
-    write_pictures(truth, arms, world, folder, num_given=num_given)
-    print(f"written to {folder}: scores.csv, comparison.mp4, contact_sheet.png, curves.png")

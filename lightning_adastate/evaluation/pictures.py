@@ -29,8 +29,8 @@ def write_pictures(
     folder: Path,
     *,
     num_given: int,
-) -> None:
-    """Write ``comparison.mp4``, ``contact_sheet.png`` and ``curves.png`` into ``folder``."""
+) -> tuple[str, ...]:
+    """Write a side-by-side video, a contact sheet and curves into ``folder``; return their names."""
     videos = [truth.video_BFCHW, *(arm.video_BFCHW.float().cpu() for arm in arms.values())]
     names = ["truth", *arms]
     rows = []
@@ -48,6 +48,7 @@ def write_pictures(
         title=f'"{truth.prompts[0]}"',
     )
     write_curves(truth, arms, world, folder / "curves.png", num_given=num_given)
+    return "comparison.mp4", "contact_sheet.png", "curves.png"
 
 
 def write_curves(

@@ -11,6 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from lightning_adastate.data.trajectory_shards import shard_path, write_shard
+from lightning_adastate.files import output_folder
 from lightning_adastate.generation.interrupt import INTERRUPTED, StopRequest
 from lightning_adastate.generation.trajectory_plan import Making, Source, check_shard, settings_of
 from lightning_adastate.losses import Velocity
@@ -92,6 +93,11 @@ def make_trajectories(module: StreamModule, making: Making, source: Source) -> i
     Raises:
         ValueError: If the folder holds trajectories of other settings, or the clips do not fit.
     """
+    with output_folder(making.folder):
+        return _make(module, making, source)
+
+
+def _make(module: StreamModule, making: Making, source: Source) -> int:
     settings = settings_of(module, making, source.num_frames)
     sigmas = stream_sigmas(module.streamer.schedule)
     starts = range(0, len(source), making.batch_size)

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
-from collections.abc import Sequence
+from argparse import ArgumentError
+from collections.abc import Iterator, Sequence
 
 from jsonargparse import ArgumentParser
 
-from lightning_adastate.recipes.errors import nearest, one_sentence
+from lightning_adastate.recipes.errors import first_sentence, nearest, one_sentence
 from lightning_adastate.recipes.names import recipe_names
 
 EXAMPLES = {"replay": "replay/longlive", "compare": "toy/compare"}
 """Shipped recipes of the verbs that do not take a training recipe."""
+
+
+@contextlib.contextmanager
+def in_sentences(parser: ArgumentParser) -> Iterator[None]:
+    """Turn what this parser and the components say into a ValueError of one sentence.
+
+    Raises:
+        ValueError: Naming the value and the remedy.
+    """
+    try:
+        yield
+    except ArgumentError as error:
+        raise ValueError(explain(str(error), parser)) from error
+    except ValueError as error:
+        raise ValueError(first_sentence(error)) from error
 
 
 def explain(message: str, parser: ArgumentParser) -> str:

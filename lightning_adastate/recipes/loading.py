@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import zipfile
-from argparse import ArgumentError
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,9 +11,8 @@ import torch
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule
 
-from lightning_adastate.recipes.errors import first_sentence
-from lightning_adastate.recipes.explain import explain
-from lightning_adastate.recipes.names import find_config, recipe_names, resolve_arguments
+from lightning_adastate.recipes.explain import in_sentences
+from lightning_adastate.recipes.names import config_file, resolve_arguments
 from lightning_adastate.recipes.parser import SentenceParser
 from lightning_adastate.training.base import StreamModule
 
@@ -39,8 +37,7 @@ FAMILIES = (
 CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
 """What Lightning finds by itself."""
 
-STREAMING = ("open_stream", "stream", "streamer", "encode_text")
-"""What a module may override; `generate` then builds that module and not only its components."""
+PACKAGE = StreamModule.__module__.split(".")[0]
 
 
 def import_families() -> None:
@@ -63,17 +60,11 @@ def load_module(
         ValueError: If there is no such recipe, or it does not fit.
     """
     import_families()
-    path = find_config(config)
-    if path is None:
-        raise ValueError(f"there is no config {config!r}; shipped are {', '.join(recipe_names())}")
+    path = config_file(config)
     parser = recipe_parser(exit_on_error=False)
-    try:
+    with in_sentences(parser):
         asked = parser.parse_args([f"--config={path}", *resolve_arguments(overrides)])
         return build_streaming(parser, asked.model, weights)
-    except ArgumentError as error:
-        raise ValueError(explain(str(error), parser)) from error
-    except ValueError as error:
-        raise ValueError(first_sentence(error)) from error
 
 
 def recipe_parser(
@@ -127,23 +118,23 @@ def check_checkpoint(path: str | None, *, weights_only: bool) -> None:
 
 
 def streaming_part(model: Namespace, weights: str | None) -> Namespace:
-    """Return the configuration of what streams: no loss, no teacher, no critic, no average.
+    """Return the configuration of what streams: no teacher, no critic, no average.
+
+    A stage of this package streams as ``StreamModule`` does, so its losses and rollouts, and their demands on
+    schedule and anchor, are left out. Anybody else's class is built as it is.
 
     Args:
         model: The configured module.
         weights: Weights to load instead of the configured ones.
     """
-    module, _, name = model.class_path.rpartition(".")
-    chosen = getattr(importlib.import_module(module), name)
+    chosen = model.class_path
     init_args = dict(model.init_args.items(branches=True, nested=False))
-    if all(getattr(chosen, method, None) is getattr(StreamModule, method) for method in STREAMING):
+    if chosen.startswith(f"{PACKAGE}."):
         known = StreamModule.__init__.__annotations__
         init_args = {key: value for key, value in init_args.items() if key in known}
-        chosen = StreamModule
+        chosen = f"{StreamModule.__module__}.{StreamModule.__qualname__}"
     if "ema_decay" in init_args:
         init_args["ema_decay"] = None
     if weights is not None:
         init_args["weights"] = weights
-    return Namespace(
-        class_path=f"{chosen.__module__}.{chosen.__qualname__}", init_args=Namespace(init_args)
-    )
+    return Namespace(class_path=chosen, init_args=Namespace(init_args))

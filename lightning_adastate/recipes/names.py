@@ -31,6 +31,18 @@ def find_config(name: str) -> Path | None:
     return None
 
 
+def config_file(name: str) -> Path:
+    """Return the file meant by ``name``.
+
+    Raises:
+        ValueError: If there is none; shipped names are listed.
+    """
+    found = find_config(name)
+    if found is None:
+        raise ValueError(f"there is no config {name!r}; shipped are {', '.join(recipe_names())}")
+    return found
+
+
 def resolve_arguments(args: Sequence[str]) -> list[str]:
     """Return the arguments with names of shipped configurations replaced by their paths.
 

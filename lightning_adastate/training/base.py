@@ -5,22 +5,35 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
+from typing_extensions import Self
 
 from lightning_adastate.anchors import Anchor
 from lightning_adastate.backbones import Backbone
 from lightning_adastate.caches import Cache
+from lightning_adastate.callbacks.exact_resume import ExactResume
+from lightning_adastate.callbacks.graceful_stop import GracefulStop
 from lightning_adastate.codecs import Codec
 from lightning_adastate.noise import NoiseSource
 from lightning_adastate.schedules import Schedule
 from lightning_adastate.streaming.pipeline import PixelStreaming
 from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.text import TextEncoder
+from lightning_adastate.training.configuration import (
+    CONFIG_KEY,
+    build_module,
+    config_text,
+    read_checkpoint,
+)
 from lightning_adastate.training.sharding import data_mesh, shard_networks
-from lightning_adastate.training.trainers import trainer_of
+from lightning_adastate.training.trainers import allow_unused_parameters, trainer_of
 from lightning_adastate.types import VideoBatch
 from lightning_adastate.weights.loading import load_anchor, load_into
 
@@ -49,6 +62,9 @@ class StreamModule(LightningModule, PixelStreaming):
     """
 
     strict_loading = False
+
+    recipe_text: str | None = None
+    """The whole configuration this module was built from, as YAML; goes into its checkpoints."""
 
     def __init__(
         self,
@@ -86,8 +102,23 @@ class StreamModule(LightningModule, PixelStreaming):
         Raises:
             ValueError: If the anchor has parameters, or tensors are to be split too.
         """
+        trainer = trainer_of(self)
+        if trainer is not None:
+            allow_unused_parameters(trainer)
         if self.device_mesh is not None:
             shard_networks(self, data_mesh(self.device_mesh))
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Make every fit resumable: bit for bit, and after a signal in the middle of an epoch.
+
+        What the trainer has of these already stays as it is.
+        """
+        trainer = trainer_of(self)
+        if trainer is None or trainer.state.fn != TrainerFn.FITTING:
+            return []
+        present = trainer.callbacks  # type: ignore[attr-defined]
+        kinds: tuple[type[Callback], ...] = (ExactResume, GracefulStop)
+        return [kind() for kind in kinds if not any(isinstance(each, kind) for each in present)]
 
     @property
     def streamer(self) -> Streamer:
@@ -97,7 +128,9 @@ class StreamModule(LightningModule, PixelStreaming):
     # -- checkpoints ----------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """Add nothing: frozen modules are no part of ``state_dict``, sharded or not."""
+        """Add the configuration as text: no class is pickled. Frozen modules are no part of a checkpoint."""
+        if self.recipe_text is not None:
+            checkpoint[CONFIG_KEY] = self.recipe_text
 
     def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
         """Refuse a checkpoint of another model: what does not fit would silently stay as it was built.
@@ -111,6 +144,17 @@ class StreamModule(LightningModule, PixelStreaming):
             return
         weights = checkpoint["state_dict"]
         assert isinstance(weights, dict)
+        self.check_weights(weights)
+
+    def check_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Refuse weights of another model.
+
+        Args:
+            weights: Tensors by name, as in a checkpoint's ``state_dict``.
+
+        Raises:
+            ValueError: Naming the first tensor that does not fit, and the remedy.
+        """
         own = {name: tensor for name, tensor in self.state_dict().items() if _is_saved(name)}
         theirs = {name: tensor for name, tensor in weights.items() if _is_saved(name)}
         trainer = trainer_of(self)
@@ -130,6 +174,48 @@ class StreamModule(LightningModule, PixelStreaming):
                 f"the checkpoint is not of this model: it {' and '.join(found)}; resume with the "
                 "configuration it was made with, or take its generator alone with `model.weights`"
             )
+
+    @classmethod
+    def load_from_checkpoint(  # type: ignore[override]
+        cls,
+        checkpoint_path: str | Path,
+        map_location: torch.device | str | None = None,
+        hparams_file: str | Path | None = None,
+        strict: bool | None = None,
+        weights_only: bool | None = None,
+        **kwargs: Any,
+    ) -> Self:
+        """Return the module of a checkpoint: built from the configuration in it, with the weights in it.
+
+        Nothing in the file is executed. A module that was built from objects, without a recipe, left no
+        configuration: give the objects.
+
+        Args:
+            checkpoint_path: The checkpoint.
+            map_location: Device to load to; ``None`` is the CPU.
+            hparams_file: Not used: the configuration stands in the checkpoint.
+            strict: Whether every name must be there; ``None`` is the class's own rule.
+            weights_only: Not used: nothing in the file is ever executed.
+            **kwargs: Arguments of the constructor that replace the configured ones.
+
+        Raises:
+            ValueError: If the checkpoint is missing or unreadable, is of another class, or holds no
+                configuration and nothing was given.
+        """
+        del hparams_file, weights_only
+        device = "cpu" if map_location is None else map_location
+        checkpoint = read_checkpoint(checkpoint_path, device)
+        if CONFIG_KEY in checkpoint or not kwargs:
+            text = config_text(checkpoint, checkpoint_path)
+            module = build_module(cls, text, kwargs)
+            module.recipe_text = text
+        else:
+            module = cls(**kwargs)
+        module.on_load_checkpoint(checkpoint)
+        weights = checkpoint["state_dict"]
+        assert isinstance(weights, dict)
+        module.load_state_dict(weights, strict=cls.strict_loading if strict is None else strict)
+        return module.to(device)
 
     # -- predicting -----------------------------------------------------------------------------
 

@@ -1,8 +1,9 @@
-"""The trainer a module is attached to, if it is."""
+"""What a module asks of the trainer it is attached to; the one place in training that touches Lightning's private parts."""
 
 from __future__ import annotations
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.strategies import DDPStrategy
 
 
 def trainer_of(module: LightningModule) -> Trainer | None:
@@ -11,3 +12,14 @@ def trainer_of(module: LightningModule) -> Trainer | None:
         return module.trainer
     except RuntimeError:  # Lightning's way to say that there is none
         return None
+
+
+def allow_unused_parameters(trainer: Trainer) -> None:
+    """Let DDP accept a backward pass that does not reach every parameter.
+
+    Generator and critic have a backward pass each; plain DDP waits for both in either. Only the constructor of
+    the strategy takes the option, and it has run when a module meets its trainer, hence the private name.
+    What the user has set stays.
+    """
+    if isinstance(trainer.strategy, DDPStrategy):
+        trainer.strategy._ddp_kwargs.setdefault("find_unused_parameters", True)

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from lightning_adastate.__main__ import main
-from lightning_adastate.cli.layout import read_config
+from lightning_adastate.recipes.mechanism import read_config
 from lightning_adastate.recipes.names import config_root
 
 ROOT = config_root()

@@ -1,0 +1,36 @@
+"""A Trainer that can also stream: on its device, at its precision."""
+
+from __future__ import annotations
+
+from lightning.pytorch import LightningDataModule, Trainer
+
+from lightning_adastate.generation.generate import Generation, generate
+from lightning_adastate.training import StreamModule
+
+
+class StreamTrainer(Trainer):
+    """A Trainer that can also stream."""
+
+    def generate(
+        self,
+        model: StreamModule,
+        generation: Generation,
+        datamodule: LightningDataModule | None = None,
+        ckpt_path: str | None = None,
+        weights_only: bool | None = None,
+    ) -> int:
+        """Stream video from prompts, a clip or a saved state, for as long as you like.
+
+        Args:
+            model: What streams.
+            generation: What to generate, and where to put it.
+            datamodule: Not used.
+            ckpt_path: Training checkpoint to take the weights from, if `generation.weights` is not given.
+            weights_only: Not used: weights are always loaded without running code.
+        """
+        del datamodule, ckpt_path, weights_only
+        precision = self.precision_plugin
+        module = precision.convert_module(model.to(self.strategy.root_device).eval())
+        assert isinstance(module, StreamModule)
+        with precision.forward_context():
+            return generate(module, generation)

@@ -1,0 +1,76 @@
+"""The configuration in a checkpoint: plain text, from which the module is built anew."""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import yaml
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningModule
+
+CONFIG_KEY = "config"
+"""Where the configuration stands in a checkpoint."""
+
+Module = TypeVar("Module", bound=LightningModule)
+
+
+def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dict[str, object]:
+    """Read a checkpoint without running what is in it.
+
+    Raises:
+        ValueError: If it is missing or unreadable.
+    """
+    if not Path(path).is_file():
+        raise ValueError(f"there is no checkpoint {str(path)!r}")
+    try:
+        found = torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:  # pickle, zip and torch each raise their own
+        line = str(error).partition("\n")[0].partition(". ")[0]
+        raise ValueError(f"cannot read the checkpoint {str(path)!r}: {line}") from error
+    if isinstance(found, dict) and "state_dict" in found:
+        return found
+    raise ValueError(f"{str(path)!r} is no checkpoint of training")
+
+
+def config_text(checkpoint: Mapping[str, object], path: str | Path) -> str:
+    """Return the configuration that a checkpoint was made with.
+
+    Raises:
+        ValueError: If it holds none.
+    """
+    if CONFIG_KEY not in checkpoint:
+        raise ValueError(
+            f"the checkpoint {str(path)!r} holds no configuration: its module was built from objects; build it "
+            "the same way, or give them, as in `load_from_checkpoint(path, backbone=..., anchor=..., ...)`"
+        )
+    return str(checkpoint[CONFIG_KEY])
+
+
+def build_module(kind: type[Module], text: str, changes: Mapping[str, object]) -> Module:
+    """Build the module that a configuration describes.
+
+    Args:
+        kind: The class it must be of.
+        text: The configuration, YAML, with full import paths.
+        changes: Arguments that replace the configured ones.
+
+    Raises:
+        ValueError: If it is of another class, or no longer fits.
+    """
+    model = yaml.safe_load(text)["model"]
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subclass_arguments(LightningModule, "model")
+    plain = {**model, "init_args": {**model.get("init_args", {}), **changes}}
+    try:
+        built: LightningModule = parser.instantiate_classes(
+            parser.parse_object({"model": plain})
+        ).model
+    except ArgumentError as error:
+        raise ValueError(f"the checkpoint's configuration no longer fits: {error}") from error
+    if isinstance(built, kind):
+        return built
+    raise ValueError(f"the checkpoint is of a {type(built).__name__}, not of a {kind.__name__}")
