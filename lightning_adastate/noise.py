@@ -12,6 +12,8 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_adastate.components import Component
+
 Slot = Literal["content", "state"]
 
 
@@ -23,7 +25,7 @@ class NoiseKey(NamedTuple):
     slot: Slot
 
 
-class NoiseSource(ABC):
+class NoiseSource(Component, ABC):
     """Give the noise of a stream. Draws are float32 on the CPU; the streamer moves them."""
 
     @abstractmethod

@@ -15,7 +15,7 @@ TREES = {
 }
 
 RANKS = (
-    ("types", "kv", "files"),
+    ("types", "kv", "files", "components"),
     ("rope", "flow", "noise", "worlds"),
     ("anchors", "caches", "schedules", "losses", "backbones", "metrics", "rewards", "media"),
     ("weights",),

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 from torch import nn
 
+from lightning_adastate.components import Component
 from lightning_adastate.types import KV, Committed, Contents, Event
 
 
-class Anchor(nn.Module, ABC):
+class Anchor(Component, nn.Module, ABC):
     """Decide what the live frames see in front of the cached window.
 
     An anchor sees the frames that leave the window (``absorb``) and those that were just committed
@@ -90,7 +91,3 @@ class Anchor(nn.Module, ABC):
     def num_live_frames(self, contents: Contents) -> int:
         """Return how many hidden frames are denoised with the coming chunk."""
         return self.num_state_frames if contents else 0
-
-    def extra_repr(self) -> str:
-        """Name the arguments; this is also what a saved stream's fingerprint is made of."""
-        return f"num_frames={self.num_frames}"

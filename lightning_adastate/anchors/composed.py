@@ -104,14 +104,6 @@ class ComposedAnchor(Anchor):
             parts[int(index)][own] = kv
         return parts
 
-    def extra_repr(self) -> str:
-        """Name the parts."""
-        return f"anchors=[{', '.join(repr(anchor) for anchor in self._parts)}]"
-
-    def __repr__(self) -> str:
-        """Name the parts on one line, as a fingerprint needs it."""
-        return f"{type(self).__name__}({self.extra_repr()})"
-
 
 def _named(parts: Iterable[Contents]) -> Contents:
     """Put the parts' contents under their numbers."""

@@ -143,13 +143,6 @@ class CompressedAnchor(Anchor):
             bank.frames(0, count).places,  # alike for all frames
         )
 
-    def extra_repr(self) -> str:
-        """Name the arguments."""
-        return (
-            f"num_sink={self.num_sink}, num_packed={self.num_packed}, "
-            f"bank_frames={self.bank_frames}, stride={self.stride}"
-        )
-
 
 def _pool(x_LBFTND: Tensor, grid: tuple[int, int], packed: tuple[int, int]) -> Tensor:
     """Average the tokens of a ``grid`` down to a smaller one."""

@@ -53,7 +53,3 @@ class EMAAnchor(Anchor):
         """Show the average at the frame indices of the frames that began it."""
         del window_start
         return shown(contents, "average")
-
-    def extra_repr(self) -> str:
-        """Name the arguments."""
-        return f"num_frames={self.num_frames}, decay={self.decay}"

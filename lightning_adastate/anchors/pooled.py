@@ -74,9 +74,3 @@ class PooledEMAAnchor(Anchor):
             key_LBFTND=frames.key_LBFTND.mean(dim=(2, 3), keepdim=True).expand(shape),
             value_LBFTND=frames.value_LBFTND.mean(dim=(2, 3), keepdim=True).expand(shape),
         )
-
-    def extra_repr(self) -> str:
-        """Name the arguments."""
-        return (
-            f"num_frames={self.num_frames}, decay={self.decay}, first_frames={self.first_frames}"
-        )

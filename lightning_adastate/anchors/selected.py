@@ -101,10 +101,6 @@ class SelectedAnchor(Anchor):
         have = sum(kv.num_frames for kv in shown(contents, "sink"))
         return min(num_evicted, self.num_sink - have)
 
-    def extra_repr(self) -> str:
-        """Name the arguments."""
-        return f"num_sink={self.num_sink}, num_selected={self.num_selected}, index={self.index}"
-
 
 class _Tokens(NamedTuple):
     """Single tokens, oldest first: what they hold, and where they stand (time from ``origin``)."""

@@ -76,7 +76,3 @@ class TriangularAnchor(Anchor):
     def num_shown(self, contents: Contents) -> int:
         """Return ``num_frames`` once there is a bank."""
         return self.num_frames if contents else 0
-
-    def extra_repr(self) -> str:
-        """Name the arguments."""
-        return f"num_frames={self.num_frames}, bank_frames={self.bank_frames}"

@@ -11,10 +11,11 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from lightning_adastate.components import Component
 from lightning_adastate.types import BackboneOutput, LivePositions, TextKV, TimeEmbedding, Window
 
 
-class Backbone(nn.Module, ABC):
+class Backbone(nn.Module, Component, ABC):
     """Predict velocity. A backbone never writes a cache and holds no stream state.
 
     ``cuda_graphs: steady`` lets a stream record its passes once the window is full.

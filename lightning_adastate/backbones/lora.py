@@ -51,6 +51,8 @@ class LoRABackbone(Backbone):
         ValueError: If a number is out of range, a pattern matches no layer, or the file does not fit.
     """
 
+    neutral_arguments = frozenset({"dropout", "adapter", "checkpoints"})
+
     def __init__(
         self,
         backbone: Backbone,

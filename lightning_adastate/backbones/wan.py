@@ -60,6 +60,10 @@ class WanTransformer(Backbone):
         ValueError: If sizes do not divide, or the attention asked for is not available.
     """
 
+    neutral_arguments = frozenset(
+        {"attention", "checkpoint_activations", "compile_blocks", "cuda_graphs"}
+    )
+
     def __init__(
         self,
         dim: int = 1536,

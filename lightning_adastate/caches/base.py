@@ -7,10 +7,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
+from lightning_adastate.components import Component
 from lightning_adastate.types import KV, Event, Eviction, Positions, WindowFrames
 
 
-class Cache(ABC):
+class Cache(Component, ABC):
     """Pure policy over the cached content. It owns no tensors.
 
     A window is counted in one of two ways; exactly one is given. Both count the live chunk's content.
@@ -54,14 +55,6 @@ class Cache(ABC):
         self.budget_frames = budget_frames
         self.compress_to = compress_to
         self.history_frames = history_frames
-
-    def __repr__(self) -> str:
-        """Name the arguments; this is also what a saved stream's fingerprint is made of."""
-        return (
-            f"{type(self).__name__}(window_frames={self.window_frames}, "
-            f"budget_frames={self.budget_frames}, compress_to={self.compress_to}, "
-            f"history_frames={self.history_frames})"
-        )
 
     @property
     def max_frames(self) -> int:

@@ -121,9 +121,11 @@ def generate(module: PixelStreaming, generation: Generation) -> int:
     Stopping (Ctrl-C, SIGTERM) finishes the chunk at work; everything written so far is then valid.
 
     Raises:
-        ValueError: If prompts, start, state or names do not fit.
+        ValueError: If prompts, start, state, names or weights do not fit.
     """
     state = open_stream(module, generation)
+    # Taken first: what could not be saved is refused before it is streamed.
+    fingerprint = "" if generation.state_out is None else module.streamer.fingerprint
     outputs = StreamOutputs(
         video=generation.output,
         latents=generation.latents,
@@ -136,7 +138,7 @@ def generate(module: PixelStreaming, generation: Generation) -> int:
             outputs.append(piece)
             if stop.asked:
                 break
-        outputs.finish(module.streamer.fingerprint)
+        outputs.finish(fingerprint)
     return INTERRUPTED if stop.asked else 0
 
 

@@ -85,7 +85,7 @@ class StreamOutputs:
         """Make every file whole.
 
         Args:
-            fingerprint: Of the components, to go into the state.
+            fingerprint: Of components and weights, to go into the state.
         """
         for video in self.videos:
             video.close()

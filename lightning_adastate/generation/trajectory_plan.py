@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from lightning_adastate.data import read_prompts
 from lightning_adastate.data.sampler import Draw
@@ -21,6 +20,7 @@ from lightning_adastate.data.video_folder import VideoFolderData
 from lightning_adastate.training import StreamModule
 from lightning_adastate.training.parallel import Reads
 from lightning_adastate.training.randomness import fold_seed
+from lightning_adastate.weights.fingerprint import weights_fingerprint
 
 STORAGE = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -175,11 +175,13 @@ class Source:
 
 def settings_of(module: StreamModule, making: Making, num_frames: int) -> dict[str, Setting]:
     """Return everything that changes what a file holds."""
+    streamer = module.streamer
     return {
         "teacher": making.teacher,
-        "weights": weights_mark(module.streamer.backbone),
-        "schedule": repr(module.streamer.schedule),
-        "cache": repr(module.streamer.cache) if making.teacher == "teacher_forcing" else None,
+        "weights": weights_fingerprint(streamer.backbone),
+        "backbone": streamer.backbone.description,
+        "schedule": streamer.schedule.description,
+        "cache": streamer.cache.description if making.teacher == "teacher_forcing" else None,
         "reads": making.reads if making.teacher == "teacher_forcing" else None,
         "num_frames": num_frames,
         "context_frames": making.context_frames,
@@ -191,15 +193,6 @@ def settings_of(module: StreamModule, making: Making, num_frames: int) -> dict[s
         "batch_size": making.batch_size,
         "seed": making.seed,
     }
-
-
-def weights_mark(backbone: nn.Module) -> str:
-    """Return a short mark that other weights would not have, without reading all of 14 billion."""
-    digest = hashlib.sha256()
-    for name, tensor in backbone.state_dict().items():
-        few = tensor.detach().flatten()[:64].float().cpu()
-        digest.update(name.encode() + few.numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def check_shard(path: Path, prompts: Sequence[str], settings: dict[str, Setting]) -> None:

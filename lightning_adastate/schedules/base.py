@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+from lightning_adastate.components import Component
+
 AfterExit = Literal["commit", "finish"]
 """What follows when training leaves a chunk at an early pass.
 
@@ -63,7 +65,7 @@ CLEAN_PASS = Pass(0.0, 0.0, "commit", commit=True)
 """What commits given frames where a schedule has no clean pass."""
 
 
-class Schedule(ABC):
+class Schedule(Component, ABC):
     """Own the chunk size, the noise levels, what a pass may read, and what is committed.
 
     Args:

@@ -78,12 +78,3 @@ class DiagonalSchedule(Schedule):
             return (*denoise[:-1], denoise[-1]._replace(commit=True))
         timestep, sigma = levels[-1]
         return (*denoise, Pass(timestep, 0.0, "commit", input_sigma=sigma, commit=True))
-
-    def __repr__(self) -> str:
-        """Name what changes the numbers."""
-        return (
-            f"{type(self).__name__}(chunk_frames={self.chunk_frames}, "
-            f"first_chunk_frames={self.first_chunk_frames}, steps={self.steps}, "
-            f"shift={self.table.shift}, warp={self.warp}, cached={self.cached}, "
-            f"clean_chunks={self.clean_chunks})"
-        )

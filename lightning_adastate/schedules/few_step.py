@@ -61,12 +61,3 @@ class FewStepSchedule(Schedule):
         levels = noise_levels(self.table, steps, warp=self.warp, name=name)
         clean = Pass(0.0, 0.0, "commit", input_sigma=self.commit_sigma, commit=True)
         return (*denoise_passes(levels, self.sampler), clean)
-
-    def __repr__(self) -> str:
-        """Name what changes the numbers."""
-        return (
-            f"{type(self).__name__}(chunk_frames={self.chunk_frames}, "
-            f"first_chunk_frames={self.first_chunk_frames}, steps={self.steps}, "
-            f"first_chunk_steps={self.first_chunk_steps}, shift={self.table.shift}, "
-            f"warp={self.warp}, sampler={self.sampler}, commit_sigma={self.commit_sigma})"
-        )

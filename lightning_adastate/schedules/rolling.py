@@ -76,14 +76,6 @@ class RollingSchedule(Schedule):
         del chunk_index
         return self._opening
 
-    def __repr__(self) -> str:
-        """Name what changes the numbers."""
-        return (
-            f"{type(self).__name__}(chunk_frames={self.chunk_frames}, "
-            f"first_chunk_frames={self.first_chunk_frames}, steps={self.steps}, "
-            f"shift={self.table.shift}, warp={self.warp}, commit_window={self.commit_window})"
-        )
-
 
 def _ladder(levels: Sequence[NoiseLevel], index: int) -> tuple[Level, ...]:
     """Return the levels of the chunks ahead while the chunk itself is in its pass ``index``."""

@@ -21,7 +21,8 @@ def save_stream_state(path: str | Path, state: StreamState, *, fingerprint: str 
     Args:
         path: Where to; conventionally ``.safetensors``.
         state: The state.
-        fingerprint: ``Streamer.fingerprint`` of the components it belongs to.
+        fingerprint: ``Streamer.fingerprint`` of the components and weights it belongs to, or
+            ``Streamer.components_fingerprint`` where weights may change; empty fits everything.
     """
     tensors, header = pack_stream_state(state, fingerprint=fingerprint)
     save_tensors(path, tensors, {"stream_state": header})
@@ -66,7 +67,7 @@ def load_stream_state(
     """Read a state back. Call ``Streamer.resume`` on it before going on.
 
     Raises:
-        ValueError: If the file is no stream state, is corrupt, or belongs to other components.
+        ValueError: If the file is no stream state, is corrupt, or belongs to other components or weights.
     """
     try:
         tensors, metadata = _read_tensors(Path(path))
@@ -88,16 +89,12 @@ def unpack_stream_state(
     """Return the state that `pack_stream_state` took apart.
 
     Raises:
-        ValueError: If it is of another version of the format, or belongs to other components.
+        ValueError: If it is of another version of the format, or belongs to other components or weights.
     """
     header = json.loads(packed)
     if header["schema"] != SCHEMA_VERSION:
         raise ValueError(f"{name} has schema {header['schema']}, expected {SCHEMA_VERSION}")
-    if fingerprint and header["fingerprint"] not in ("", fingerprint):
-        raise ValueError(
-            f"the stream state {name} was made with another anchor, cache, schedule or "
-            "backbone; continue it with the configuration it was made with"
-        )
+    _check_fingerprint(header["fingerprint"], fingerprint, name)
     frames = {
         name: _frames(tensors, name, frame_indices)
         for name, frame_indices in header["frame_indices"].items()
@@ -120,6 +117,28 @@ def unpack_stream_state(
         pending_BFCHW=tensors.get("pending"),
         codec={n.removeprefix("codec."): t for n, t in tensors.items() if n.startswith("codec.")},
     )
+
+
+def _check_fingerprint(saved: str, present: str, name: str) -> None:
+    """Compare components and, where both sides name them, weights.
+
+    Raises:
+        ValueError: Naming what differs and what to do.
+    """
+    if not saved or not present:
+        return
+    made, _, made_weights = saved.partition("-")
+    own, _, own_weights = present.partition("-")
+    if made != own:
+        raise ValueError(
+            f"the stream state {name} was made with another anchor, cache, schedule, noise or "
+            "backbone; continue it with the configuration it was made with"
+        )
+    if made_weights and own_weights and made_weights != own_weights:
+        raise ValueError(
+            f"the stream state {name} was made with other weights, or in another precision; continue "
+            "it with the weights it was made with (`generation.weights`), or start a new stream"
+        )
 
 
 def _frames(tensors: Mapping[str, Tensor], name: str, frame_indices: Sequence[int]) -> KV:

@@ -24,6 +24,7 @@ from lightning_adastate.streaming.denoise import denoise
 from lightning_adastate.streaming.observer import StepObserver
 from lightning_adastate.streaming.plan import Plan, place_frames, plan_chunk
 from lightning_adastate.types import BackboneOutput, Chunk, Event, StreamState
+from lightning_adastate.weights.fingerprint import weights_fingerprint
 
 
 class Streamer(nn.Module):
@@ -68,23 +69,33 @@ class Streamer(nn.Module):
         self.noise = noise if noise is not None else CounterNoise()
 
     @property
-    def fingerprint(self) -> str:
-        """Name the components a saved stream belongs to, in a short hash."""
+    def components_fingerprint(self) -> str:
+        """Return a short hash of the components: their classes and what they were built with.
+
+        Raises:
+            ValueError: If an argument of a component has no stable description.
+        """
         backbone = self.backbone
-        geometry = (
+        sizes = (
             backbone.num_layers,
             backbone.num_heads,
             backbone.head_dim,
             backbone.in_channels,
         )
-        parts = (
-            repr(self.anchor),
-            repr(self.cache),
-            repr(self.schedule),
-            geometry,
-            type(self.noise).__name__,
-        )
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        parts = (self.anchor, self.cache, self.schedule, self.noise, backbone)
+        text = repr((*(part.description for part in parts), sizes))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def fingerprint(self) -> str:
+        """Return what a saved stream belongs to: ``components_fingerprint``, and a mark of all weights.
+
+        It reads all weights; take it when a stream is saved or loaded, not per chunk.
+
+        Raises:
+            ValueError: If an argument of a component has no stable description.
+        """
+        return f"{self.components_fingerprint}-{weights_fingerprint(self)}"
 
     # -- a stream's life ------------------------------------------------------------------------
 

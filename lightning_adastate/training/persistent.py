@@ -37,7 +37,7 @@ class PersistentStreamModule(ManualModule, ABC):
         super().on_save_checkpoint(checkpoint)
         if not self.is_persistent:
             return
-        name = self.generator.fingerprint
+        name = self.generator.components_fingerprint
         own = None if self.persistent_state is None else pack(self.persistent_state, name)
         strategy = self.trainer.strategy
         checkpoint["persistent_states"] = [
@@ -51,7 +51,15 @@ class PersistentStreamModule(ManualModule, ABC):
         self._packed = packed if isinstance(packed, list) else None
 
     def on_train_start(self) -> None:
-        """ChunkRecompute this rank's stream out of the checkpoint."""
+        """Take this rank's stream out of the checkpoint.
+
+        Raises:
+            ValueError: If an argument of a component has no stable description.
+        """
+        if self.is_persistent:
+            _ = (
+                self.generator.components_fingerprint
+            )  # refused now rather than at the first checkpoint
         if self._packed is None:
             return
         packed, self._packed = self._packed, None
@@ -65,7 +73,7 @@ class PersistentStreamModule(ManualModule, ABC):
         if own is None:
             return
         try:
-            self.persistent_state = unpack(own, self.device, self.generator.fingerprint)
+            self.persistent_state = unpack(own, self.device, self.generator.components_fingerprint)
         except ValueError as error:
             rank_zero_warn(f"the stream in the checkpoint does not fit, a new one begins: {error}")
 

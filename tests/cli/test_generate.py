@@ -215,6 +215,16 @@ def test_a_state_of_other_components_is_refused(capsys):
     assert "another anchor" in capsys.readouterr().err
 
 
+def test_a_state_of_other_weights_is_refused(weights, capsys):
+    run("first", "--generation.state_out=state.safetensors", chunks=2)
+    tuned = load_file(weights)
+    tuned["blocks.0.ffn.0.weight"][-1, -1] += 0.01
+    save_tensors("tuned.safetensors", tuned)
+    asked = ["--generation.state_in=state.safetensors", "--generation.weights=tuned.safetensors"]
+    assert main(["generate", "--config=base.yaml", *asked]) == 1
+    assert "was made with other weights" in capsys.readouterr().err
+
+
 def test_latents_appear_only_when_whole(tmp_path):
     writer = LatentsWriter(tmp_path / "l.safetensors")
     parts = [torch.randn(3, 2, 2, 2) for _ in range(4)]

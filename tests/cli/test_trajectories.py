@@ -15,9 +15,10 @@ from lightning_adastate.data import TrajectoryData, VideoFolderData
 from lightning_adastate.data.trajectory_shards import read_header
 from lightning_adastate.files import save_tensors
 from lightning_adastate.generation.trajectories import make_trajectories
-from lightning_adastate.generation.trajectory_plan import Making, Source, weights_mark
+from lightning_adastate.generation.trajectory_plan import Making, Source
 from lightning_adastate.media.video import read_video, write_video
 from lightning_adastate.training import StreamModule
+from lightning_adastate.weights.fingerprint import weights_fingerprint
 
 SMALL = """\
 --config=toy/trajectories --model.weights=weights.safetensors --model.backbone.num_layers=1 --data.num_clips=8
@@ -212,8 +213,8 @@ def test_files_of_other_settings_are_not_mixed(capsys):
 
 
 def test_other_weights_have_another_mark():
-    assert weights_mark(backbone(0)) == weights_mark(backbone(0))
-    assert weights_mark(backbone(0)) != weights_mark(backbone(1))
+    assert weights_fingerprint(backbone(0)) == weights_fingerprint(backbone(0))
+    assert weights_fingerprint(backbone(0)) != weights_fingerprint(backbone(1))
 
 
 MISTAKES = {
