@@ -156,7 +156,7 @@ def _unknown_class(name: str, cause: Cause, types: Mapping[str, object]) -> str:
 def _unknown_option(name: str, cause: Cause) -> str:
     if cause.class_path is None:
         return f"there is no option {name!r}"
-    known = [key for key in _parameters(cause.class_path) if key != "return"]
+    known = list(_parameters(cause.class_path))
     short = cause.class_path.rpartition(".")[2]
     return (
         f"{short} takes no {name!r}; it takes {', '.join(known) or 'nothing'}"
@@ -184,11 +184,18 @@ def _classes(annotation: object) -> Iterator[type]:
 
 
 def _parameters(class_path: str) -> dict[str, object]:
-    """Return the annotations of a class's constructor, inherited ones included."""
+    """Return the annotations of a class's constructor, and of those it forwards ``**kwargs`` to."""
     module, _, name = class_path.rpartition(".")
+    hints: dict[str, object] = {}
     try:
-        found = getattr(importlib.import_module(module), name)
-        hints: dict[str, object] = typing.get_type_hints(found.__init__)
+        for kind in getattr(importlib.import_module(module), name).__mro__:
+            if "__init__" not in vars(kind):
+                continue
+            last = inspect.getfullargspec(kind.__init__).varkw
+            own = typing.get_type_hints(kind.__init__)
+            hints |= {key: own[key] for key in own if key not in ("return", last, *hints)}
+            if last is None:
+                break
     except (ImportError, AttributeError, NameError, TypeError, ValueError):
-        return {}
+        return hints
     return hints

@@ -5,55 +5,39 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from lightning_adastate.anchors import Anchor
 from lightning_adastate.backbones import Backbone
-from lightning_adastate.caches import Cache
-from lightning_adastate.codecs import Codec
-from lightning_adastate.losses import FlowMatchingLoss
-from lightning_adastate.noise import NoiseSource
-from lightning_adastate.schedules import Schedule
 from lightning_adastate.streaming.streamer import Streamer
-from lightning_adastate.text import TextEncoder
 from lightning_adastate.training.flow_matching import PRETRAINING
+from lightning_adastate.training.one_loss import Draws
 from lightning_adastate.training.optimization import Optimization
-from lightning_adastate.training.pretraining import Draws, Pretraining
+from lightning_adastate.training.pretraining import Pretraining
 from lightning_adastate.types import StreamState
 
 
 class CausalFlowMatching(Pretraining):
     """Teacher forcing chunk by chunk, with exactly the window, positions and evictions of streaming.
 
-    Every chunk of a clip is noised and predicted from clean keys and values of what the cache keeps and
-    the anchor shows; then its clean frames are committed. A hidden state (AdaState) is denoised too: it
-    stands for the clip's frames just before the window and is supervised here, and nowhere later, like any
-    frame. Drawing the anchor anew for each batch makes one set of weights usable by every policy.
+    Every chunk of a clip is noised to a level of its own and predicted from clean keys and values of what the
+    cache keeps and the anchor shows; then its clean frames are committed. The schedule gives the chunk size; its
+    noise levels are not used. A hidden state (AdaState) is denoised too: it stands for the clip's frames just
+    before the window and is supervised here, and nowhere later, like any frame. Drawing the anchor anew for each
+    batch makes one set of weights usable by every policy.
 
     Args:
         backbone: Predicts velocity.
-        anchor: What stands in front of the window when this model streams.
-        cache: Which frames stay, and all temporal indices.
-        schedule: Chunk size; its noise levels are not used here.
-        codec: Latents to pixels and back; frozen.
-        text_encoder: Prompts to embeddings; frozen.
-        loss: Flow-matching loss and its timesteps, one per chunk and clip.
         training_anchors: Anchors to draw from for each batch; empty is ``anchor`` alone.
         anchor_probabilities: How often each is drawn; empty is equally often.
         state_weight: Weight of the hidden frames' error beside the content's.
         context_noise: Committed frames of half the clips are noised to a level up to this, as a
             stream's own frames are not perfect either.
-        text_dropout: Share of prompts replaced by ``negative_prompt``.
-        negative_prompt: What a dropped prompt becomes.
         optimization: How the network is optimised.
-        accumulate: Batches per optimiser step.
-        seed: Of everything drawn in training.
-        noise: Source of the stream's noise; ``None`` is ``CounterNoise``.
-        frame_size: Height and width of the video in pixels.
-        weights: File to initialise the backbone from: a path, or a name shipped with the package.
-        ema_decay: Keep an average of the network with this decay; ``None`` keeps none.
+        **kwargs: Those of ``Pretraining`` and of ``StreamModule``.
 
     Raises:
         ValueError: If probabilities and anchors do not match, or a number is out of range.
@@ -63,44 +47,14 @@ class CausalFlowMatching(Pretraining):
         self,
         backbone: Backbone,
         *,
-        anchor: Anchor,
-        cache: Cache,
-        schedule: Schedule,
-        codec: Codec,
-        text_encoder: TextEncoder,
-        loss: FlowMatchingLoss,
         training_anchors: Sequence[Anchor] = (),
         anchor_probabilities: Sequence[float] = (),
         state_weight: float = 1.0,
         context_noise: float = 0.0,
-        text_dropout: float = 0.0,
-        negative_prompt: str | None = None,
         optimization: Optimization = PRETRAINING,
-        accumulate: int = 1,
-        seed: int = 0,
-        noise: NoiseSource | None = None,
-        frame_size: tuple[int, int] = (480, 832),
-        weights: str | None = None,
-        ema_decay: float | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            backbone,
-            anchor=anchor,
-            cache=cache,
-            schedule=schedule,
-            codec=codec,
-            text_encoder=text_encoder,
-            loss=loss,
-            text_dropout=text_dropout,
-            negative_prompt=negative_prompt,
-            optimization=optimization,
-            accumulate=accumulate,
-            seed=seed,
-            noise=noise,
-            frame_size=frame_size,
-            weights=weights,
-            ema_decay=ema_decay,
-        )
+        super().__init__(backbone, optimization=optimization, **kwargs)
         shares = list(anchor_probabilities) or [1.0] * len(training_anchors)
         if len(shares) != len(training_anchors) or any(share < 0.0 for share in shares):
             raise ValueError(
@@ -118,7 +72,7 @@ class CausalFlowMatching(Pretraining):
         for other in training_anchors:
             self._streamer_with(self.generator, other)
 
-    def errors(
+    def clip_errors(
         self, streamer: Streamer, latents_BFCHW: Tensor, text_BSD: Tensor, draws: Draws
     ) -> dict[str, Tensor]:
         """Return the loss over all chunks, and the content's and hidden frames' parts of it."""

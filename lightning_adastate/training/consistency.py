@@ -5,24 +5,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from lightning_adastate.anchors import Anchor
 from lightning_adastate.backbones import Backbone
-from lightning_adastate.caches import Cache
-from lightning_adastate.codecs import Codec
 from lightning_adastate.flow import NUM_TIMESTEPS, add_noise, velocity_to_x0
 from lightning_adastate.losses import Velocity
-from lightning_adastate.noise import NoiseSource
-from lightning_adastate.schedules import Schedule
 from lightning_adastate.streaming.streamer import Streamer
-from lightning_adastate.text import TextEncoder
 from lightning_adastate.training.networks import build_network
 from lightning_adastate.training.ode_regression import REGRESSION
-from lightning_adastate.training.one_loss import OneLoss
+from lightning_adastate.training.one_loss import Draws, OneLoss
 from lightning_adastate.training.optimization import Optimization
 from lightning_adastate.training.parallel import (
     Reads,
@@ -32,7 +26,6 @@ from lightning_adastate.training.parallel import (
     ode_sigmas,
     stream_sigmas,
 )
-from lightning_adastate.training.pretraining import Draws
 from lightning_adastate.types import VideoBatch
 
 HUBER = 0.00054
@@ -42,19 +35,15 @@ Distance = Literal["l2", "pseudo_huber"]
 
 
 class ConsistencyDistillation(OneLoss):
-    """Learn to answer alike at neighbouring points of the teacher's ODE, and so with its end.
+    """Learn to predict alike at neighbouring points of the teacher's ODE, and so its end.
 
     A real clip is noised to a level of a grid; the teacher, which sees the clip's clean past, makes one Euler
     step to the next level; the generator's x0 before the step is pulled to its average's x0 behind it. All chunks
-    of a clip in one forward, under teacher forcing. Needs no stored trajectories.
+    of a clip in one forward, under teacher forcing. Needs no stored trajectories. The schedule's noise levels are
+    put into the grid; the anchor is not shown in this stage.
 
     Args:
         backbone: The generator's network; starts from the teacher's weights.
-        anchor: What stands in front of the window when this model streams; not shown in this stage.
-        cache: Which frames stay, and all temporal indices.
-        schedule: Chunk size and passes; their noise levels are put into the grid.
-        codec: Latents to pixels and back; frozen.
-        text_encoder: Prompts to embeddings; frozen.
         teacher: Builds the frozen teacher, for training only; ``None`` copies the generator's network. It is an
             autoregressive model trained with teacher forcing.
         teacher_weights: File of the teacher's weights; ``None`` leaves them as built.
@@ -69,13 +58,9 @@ class ConsistencyDistillation(OneLoss):
         reads: How much of the past a chunk sees: what the cache keeps, or everything (the paper, 21 frames).
         context_frames: First frames that carry no loss, whole chunks: always given when this model streams.
         optimization: How the network is optimised.
-        accumulate: Batches per optimiser step.
-        seed: Of everything drawn in training.
-        noise: Source of the stream's noise; ``None`` is ``CounterNoise``.
-        frame_size: Height and width of the video in pixels.
-        weights: File to initialise the backbone from: a path, or a name shipped with the package.
         ema_decay: Decay of the average that makes the targets, and that streams afterwards; ``None`` takes the
             network itself for the targets (arXiv 2310.14189).
+        **kwargs: Those of ``ManualModule``.
 
     Raises:
         ValueError: If a number is out of range, or guidance lacks its prompt.
@@ -85,11 +70,6 @@ class ConsistencyDistillation(OneLoss):
         self,
         backbone: Backbone,
         *,
-        anchor: Anchor,
-        cache: Cache,
-        schedule: Schedule,
-        codec: Codec,
-        text_encoder: TextEncoder,
         teacher: Callable[[], Backbone] | None = None,
         teacher_weights: str | None = None,
         guidance: float = 3.0,
@@ -102,28 +82,10 @@ class ConsistencyDistillation(OneLoss):
         reads: Reads = "all",
         context_frames: int = 0,
         optimization: Optimization = REGRESSION,
-        accumulate: int = 1,
-        seed: int = 0,
-        noise: NoiseSource | None = None,
-        frame_size: tuple[int, int] = (480, 832),
-        weights: str | None = None,
         ema_decay: float | None = 0.99,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            backbone,
-            anchor=anchor,
-            cache=cache,
-            schedule=schedule,
-            codec=codec,
-            text_encoder=text_encoder,
-            optimization=optimization,
-            accumulate=accumulate,
-            seed=seed,
-            noise=noise,
-            frame_size=frame_size,
-            weights=weights,
-            ema_decay=ema_decay,
-        )
+        super().__init__(backbone, optimization=optimization, ema_decay=ema_decay, **kwargs)
         if steps < 1:
             raise ValueError(f"`steps` must be 1 or more, got {steps}")
         if shift <= 0.0:
@@ -135,13 +97,13 @@ class ConsistencyDistillation(OneLoss):
         if context_frames < 0:
             raise ValueError(f"`context_frames` must be 0 or more, got {context_frames}")
         if context_frames:
-            schedule.chunks_of(context_frames)
+            self.generator.schedule.chunks_of(context_frames)
         self.build_teacher = teacher
         self.teacher_weights = teacher_weights
         self.teacher: Backbone | None = None
         self.guidance = guidance
         self.negative_prompt = negative_prompt
-        self.sigmas = ode_sigmas(steps, shift, stream_sigmas(schedule))
+        self.sigmas = ode_sigmas(steps, shift, stream_sigmas(self.generator.schedule))
         self.draw: Literal["chunk", "clip"] = draw
         self.distance: Distance = distance
         self.interval_weighting: Literal["uniform", "inverse"] = interval_weighting
@@ -156,29 +118,22 @@ class ConsistencyDistillation(OneLoss):
         self.teacher = build_network(self.build_teacher, backbone, self.teacher_weights)
         self.teacher.eval().requires_grad_(requires_grad=False)
 
-    def training_step(self, batch: VideoBatch, batch_idx: int) -> None:
-        """Back-propagate one batch, and step if the optimiser step is whole."""
-        del batch_idx
-        draws = self.draws_of(self.batches_seen, "training")
-        self.step_on(self.errors(self.generator, *self.encode_batch(batch), draws))
-
-    def scores(self, batch: VideoBatch, batch_idx: int) -> dict[str, Tensor]:
-        """Return the same numbers of what will be used for streaming, on noise that never changes."""
-        draws = self.draws_of(batch_idx, "validation")
-        return self.errors(self.streamer, *self.encode_batch(batch), draws)
+    def errors(self, streamer: Streamer, batch: VideoBatch, draws: Draws) -> dict[str, Tensor]:
+        """Return the distance of the two predictions for a batch of clips."""
+        return self.clip_errors(streamer, *self.encode_batch(batch), draws)
 
     @torch.no_grad()
     def encode_batch(self, batch: VideoBatch) -> tuple[Tensor, Tensor]:
         """Return clean latents ``[B, F, C, H, W]`` and text embeddings."""
         return self.codec.encode(batch["video"].float()), self.encode_text(batch["prompts"])
 
-    def errors(
+    def clip_errors(
         self, streamer: Streamer, latents_BFCHW: Tensor, text_BSD: Tensor, draws: Draws
     ) -> dict[str, Tensor]:
-        """Return the distance of the two answers, over the frames that carry loss.
+        """Return the distance of the two predictions, over the frames that carry loss.
 
         Args:
-            streamer: Whose network learns.
+            streamer: Its network learns.
             latents_BFCHW: Clean latents of real clips.
             text_BSD: Their prompts' embeddings.
             draws: Where random numbers come from.

@@ -6,24 +6,18 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from lightning_adastate.anchors import Anchor
 from lightning_adastate.backbones import Backbone
 from lightning_adastate.backbones.masks import diffusion_forcing_mask, teacher_forcing_mask
-from lightning_adastate.caches import Cache
-from lightning_adastate.codecs import Codec
 from lightning_adastate.flow import NUM_TIMESTEPS, add_noise, shift_sigma
-from lightning_adastate.losses import FlowMatchingLoss
-from lightning_adastate.noise import NoiseSource
-from lightning_adastate.schedules import Schedule
 from lightning_adastate.streaming.streamer import Streamer
-from lightning_adastate.text import TextEncoder
+from lightning_adastate.training.one_loss import Draws
 from lightning_adastate.training.optimization import Optimization
-from lightning_adastate.training.pretraining import Draws, Pretraining
+from lightning_adastate.training.pretraining import Pretraining
 from lightning_adastate.training.randomness import generator_of
 
 PRETRAINING = Optimization(lr=1e-4, betas=(0.9, 0.999))
@@ -39,25 +33,11 @@ class FlowMatching(Pretraining):
 
     Args:
         backbone: Predicts velocity.
-        anchor: What stands in front of the window when this model streams.
-        cache: Which frames stay, and all temporal indices.
-        schedule: Chunk size and passes.
-        codec: Latents to pixels and back; frozen.
-        text_encoder: Prompts to embeddings; frozen.
-        loss: Flow-matching loss and its timesteps.
         mode: Who sees whom.
         context_frames: First frames that are given in some clips: clean, at timestep 0, without loss.
         context_probability: Share of clips in which they are given.
-        text_dropout: Share of prompts replaced by ``negative_prompt``, so that guidance has something to
-            compare with.
-        negative_prompt: What a dropped prompt becomes.
         optimization: How the network is optimised.
-        accumulate: Batches per optimiser step.
-        seed: Of everything drawn in training.
-        noise: Source of the stream's noise; ``None`` is ``CounterNoise``.
-        frame_size: Height and width of the video in pixels.
-        weights: File to initialise the backbone from: a path, or a name shipped with the package.
-        ema_decay: Keep an average of the network with this decay; ``None`` keeps none.
+        **kwargs: Those of ``Pretraining`` and of ``StreamModule``.
 
     Raises:
         ValueError: If a share is outside [0, 1].
@@ -67,43 +47,13 @@ class FlowMatching(Pretraining):
         self,
         backbone: Backbone,
         *,
-        anchor: Anchor,
-        cache: Cache,
-        schedule: Schedule,
-        codec: Codec,
-        text_encoder: TextEncoder,
-        loss: FlowMatchingLoss,
         mode: Literal["bidirectional", "diffusion_forcing", "teacher_forcing"] = "bidirectional",
         context_frames: int = 0,
         context_probability: float = 0.0,
-        text_dropout: float = 0.0,
-        negative_prompt: str | None = None,
         optimization: Optimization = PRETRAINING,
-        accumulate: int = 1,
-        seed: int = 0,
-        noise: NoiseSource | None = None,
-        frame_size: tuple[int, int] = (480, 832),
-        weights: str | None = None,
-        ema_decay: float | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            backbone,
-            anchor=anchor,
-            cache=cache,
-            schedule=schedule,
-            codec=codec,
-            text_encoder=text_encoder,
-            loss=loss,
-            text_dropout=text_dropout,
-            negative_prompt=negative_prompt,
-            optimization=optimization,
-            accumulate=accumulate,
-            seed=seed,
-            noise=noise,
-            frame_size=frame_size,
-            weights=weights,
-            ema_decay=ema_decay,
-        )
+        super().__init__(backbone, optimization=optimization, **kwargs)
         if not 0.0 <= context_probability <= 1.0:
             raise ValueError(f"`context_probability` must be in [0, 1], got {context_probability}")
         if context_probability and context_frames < 1:
@@ -115,7 +65,7 @@ class FlowMatching(Pretraining):
         self.context_frames = context_frames
         self.context_probability = context_probability
 
-    def errors(
+    def clip_errors(
         self, streamer: Streamer, latents_BFCHW: Tensor, text_BSD: Tensor, draws: Draws
     ) -> dict[str, Tensor]:
         """Return the loss of a batch of clips."""

@@ -5,18 +5,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_adastate.anchors import Anchor
 from lightning_adastate.backbones import Backbone
-from lightning_adastate.caches import Cache
-from lightning_adastate.codecs import Codec
-from lightning_adastate.noise import NoiseSource
-from lightning_adastate.schedules import Schedule
-from lightning_adastate.text import TextEncoder
 from lightning_adastate.training.base import StreamModule
 from lightning_adastate.training.optimization import Optimization
 from lightning_adastate.training.randomness import generator_of
@@ -40,18 +35,10 @@ class ManualModule(StreamModule, ABC):
 
     Args:
         backbone: Predicts velocity.
-        anchor: What stands in front of the window.
-        cache: Which frames stay, and all temporal indices.
-        schedule: Chunk size and passes.
-        codec: Latents to pixels and back; frozen.
-        text_encoder: Prompts to embeddings; frozen.
         optimization: How the generator is optimised.
         accumulate: Batches per optimiser step.
         seed: Of everything drawn in training.
-        noise: Source of the stream's noise; ``None`` is ``CounterNoise``.
-        frame_size: Height and width of the video in pixels.
-        weights: File to initialise the backbone from: a path, or a name shipped with the package.
-        ema_decay: Keep an average of the generator with this decay; ``None`` keeps none.
+        **kwargs: Those of ``StreamModule``.
 
     Raises:
         ValueError: If ``accumulate`` is less than 1.
@@ -61,31 +48,12 @@ class ManualModule(StreamModule, ABC):
         self,
         backbone: Backbone,
         *,
-        anchor: Anchor,
-        cache: Cache,
-        schedule: Schedule,
-        codec: Codec,
-        text_encoder: TextEncoder,
         optimization: Optimization,
-        accumulate: int,
-        seed: int,
-        noise: NoiseSource | None,
-        frame_size: tuple[int, int],
-        weights: str | None,
-        ema_decay: float | None,
+        accumulate: int = 1,
+        seed: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            backbone,
-            anchor=anchor,
-            cache=cache,
-            schedule=schedule,
-            codec=codec,
-            text_encoder=text_encoder,
-            noise=noise,
-            frame_size=frame_size,
-            weights=weights,
-            ema_decay=ema_decay,
-        )
+        super().__init__(backbone, **kwargs)
         check_least("accumulate", accumulate, 1)
         self.automatic_optimization = False
         self.optimization = optimization

@@ -4,25 +4,18 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
-from lightning_adastate.anchors import Anchor
 from lightning_adastate.backbones import Backbone
-from lightning_adastate.caches import Cache
-from lightning_adastate.codecs import Codec
 from lightning_adastate.flow import NUM_TIMESTEPS, velocity_to_x0
-from lightning_adastate.noise import NoiseSource
 from lightning_adastate.rollouts.base import generated_chunks
-from lightning_adastate.schedules import Schedule
 from lightning_adastate.streaming.streamer import Streamer
-from lightning_adastate.text import TextEncoder
-from lightning_adastate.training.one_loss import OneLoss
+from lightning_adastate.training.one_loss import Draws, OneLoss
 from lightning_adastate.training.optimization import Optimization
 from lightning_adastate.training.parallel import Context, Reads, causal_mask, masked_velocity
-from lightning_adastate.training.pretraining import Draws
 from lightning_adastate.types import TrajectoryBatch
 
 REGRESSION = Optimization(lr=2e-6, betas=(0.9, 0.999))
@@ -33,7 +26,7 @@ SAME_SIGMA = 2e-3
 
 
 class Choice(NamedTuple):
-    """A state a chunk may start from: its place in the trajectory, and what the network is asked at."""
+    """A state a chunk may start from: its place in the trajectory, and the level the network is evaluated at."""
 
     state: int
     timestep: float
@@ -46,15 +39,11 @@ class ODERegression(OneLoss):
     One parallel forward over the clip; every chunk starts from a state of its own. With ``context: noisy``
     chunks see the earlier noisy ones and the trajectories are a bidirectional teacher's: the init of CausVid
     (arXiv 2412.07772) and of Self-Forcing. With ``context: clean`` they see the real clip's earlier chunks, as
-    the autoregressive teacher did that made the trajectories: causal ODE distillation (Causal Forcing).
+    the autoregressive teacher did that made the trajectories: causal ODE distillation (Causal Forcing). The
+    schedule's noise levels are trained; the anchor is not shown in this stage.
 
     Args:
         backbone: Predicts velocity; starts from the teacher's weights.
-        anchor: What stands in front of the window when this model streams; not shown in this stage.
-        cache: Which frames stay, and all temporal indices.
-        schedule: Chunk size and passes: their noise levels are those that are trained.
-        codec: Latents to pixels and back; frozen.
-        text_encoder: Prompts to embeddings; frozen.
         context: The past a chunk sees.
         reads: How much of it: what the cache keeps, or everything (the papers, 21 frames).
         draw: Draw a state for every chunk, or one for a whole clip (public Causal-Forcing code).
@@ -62,14 +51,9 @@ class ODERegression(OneLoss):
             a clean past, as a stream's is. CausVid has 0.25, Self-Forcing 0. Only with ``context: noisy``.
         context_frames: First frames that were given to the teacher: clean, without loss. Whole chunks.
         off_schedule: What happens if the trajectories lack a noise level of the schedule: they are refused, or
-            all their states are trained, at levels which streaming does not ask.
+            all their states are trained, at levels that streaming does not use.
         optimization: How the network is optimised.
-        accumulate: Batches per optimiser step.
-        seed: Of everything drawn in training.
-        noise: Source of the stream's noise; ``None`` is ``CounterNoise``.
-        frame_size: Height and width of the video in pixels.
-        weights: File to initialise the backbone from: a path, or a name shipped with the package.
-        ema_decay: Keep an average of the network with this decay; ``None`` keeps none.
+        **kwargs: Those of ``OneLoss``.
 
     Raises:
         ValueError: If a number is out of range or two arguments exclude each other; in training, if the
@@ -80,11 +64,6 @@ class ODERegression(OneLoss):
         self,
         backbone: Backbone,
         *,
-        anchor: Anchor,
-        cache: Cache,
-        schedule: Schedule,
-        codec: Codec,
-        text_encoder: TextEncoder,
         context: Context = "noisy",
         reads: Reads = "all",
         draw: Literal["chunk", "clip"] = "chunk",
@@ -92,28 +71,9 @@ class ODERegression(OneLoss):
         context_frames: int = 0,
         off_schedule: Literal["refuse", "train"] = "refuse",
         optimization: Optimization = REGRESSION,
-        accumulate: int = 1,
-        seed: int = 0,
-        noise: NoiseSource | None = None,
-        frame_size: tuple[int, int] = (480, 832),
-        weights: str | None = None,
-        ema_decay: float | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            backbone,
-            anchor=anchor,
-            cache=cache,
-            schedule=schedule,
-            codec=codec,
-            text_encoder=text_encoder,
-            optimization=optimization,
-            accumulate=accumulate,
-            seed=seed,
-            noise=noise,
-            frame_size=frame_size,
-            weights=weights,
-            ema_decay=ema_decay,
-        )
+        super().__init__(backbone, optimization=optimization, **kwargs)
         if not 0.0 <= clean_probability < 1.0:
             raise ValueError(f"`clean_probability` must be in [0, 1), got {clean_probability}")
         if clean_probability and context == "clean":
@@ -124,7 +84,7 @@ class ODERegression(OneLoss):
         if context_frames < 0:
             raise ValueError(f"`context_frames` must be 0 or more, got {context_frames}")
         if context_frames:
-            schedule.chunks_of(context_frames)
+            self.generator.schedule.chunks_of(context_frames)
         self.context: Context = context
         self.reads: Reads = reads
         self.draw: Literal["chunk", "clip"] = draw
@@ -132,23 +92,13 @@ class ODERegression(OneLoss):
         self.context_frames = context_frames
         self.off_schedule: Literal["refuse", "train"] = off_schedule
 
-    def training_step(self, batch: TrajectoryBatch, batch_idx: int) -> None:
-        """Back-propagate one batch, and step if the optimiser step is whole."""
-        del batch_idx
-        draws = self.draws_of(self.batches_seen, "training")
-        self.step_on(self.errors(self.generator, batch, draws))
-
-    def scores(self, batch: TrajectoryBatch, batch_idx: int) -> dict[str, Tensor]:  # type: ignore[override]
-        """Return the same numbers of what will be used for streaming, on draws that never change."""
-        return self.errors(self.streamer, batch, self.draws_of(batch_idx, "validation"))
-
-    def errors(
+    def errors(  # type: ignore[override]
         self, streamer: Streamer, batch: TrajectoryBatch, draws: Draws
     ) -> dict[str, Tensor]:
         """Return the mean squared error of the clean end, over the frames that carry loss.
 
         Args:
-            streamer: Whose network is asked.
+            streamer: Its network is evaluated.
             batch: Trajectories.
             draws: Where random numbers come from.
         """

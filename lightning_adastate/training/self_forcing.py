@@ -8,24 +8,19 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lightning_adastate.anchors import Anchor
 from lightning_adastate.backbones import Backbone
-from lightning_adastate.caches import Cache
 from lightning_adastate.callbacks.loss_weighting import apply_frame_weights
-from lightning_adastate.codecs import Codec
 from lightning_adastate.losses import CriticLoss, GeneratorLoss, Networks
-from lightning_adastate.noise import NoiseSource
 from lightning_adastate.rollouts import FreshRollouts, Request, Rollout, Rollouts
 from lightning_adastate.rollouts.base import denoise_count
 from lightning_adastate.schedules import Schedule
 from lightning_adastate.streaming.streamer import KVGradient
-from lightning_adastate.text import TextEncoder
 from lightning_adastate.training.chunkwise import Backward, check_gradients, chunk_losses
 from lightning_adastate.training.manual import check_least
 from lightning_adastate.training.networks import (
@@ -53,16 +48,11 @@ class SelfForcing(PersistentStreamModule):
     Each batch: every ``generator_interval``-th one rolls out ``num_frames`` frames with the very step that
     streaming uses, leaving all chunks at one random denoise pass, the only one with a graph, and steps the
     generator along the loss; then the critic learns flow matching on a rollout. ``global_step`` counts
-    generator steps. ``rollouts`` names other ways to come by the video; validation always scores complete
-    fresh ones.
+    generator steps, and the average moves at them. ``rollouts`` names other ways to come by the video; validation
+    always scores complete fresh ones.
 
     Args:
         backbone: The generator's network.
-        anchor: What stands in front of the window.
-        cache: Which frames stay, and all temporal indices.
-        schedule: Chunk size and passes.
-        codec: Latents to pixels and back; frozen.
-        text_encoder: Prompts to embeddings; frozen.
         loss: The generator's loss.
         critic_loss: The critic's loss. Its shift and timesteps should be ``loss``'s own.
         teacher: Builds the frozen teacher, for training only; ``None`` copies the generator's network.
@@ -90,13 +80,7 @@ class SelfForcing(PersistentStreamModule):
         optimization: How the generator is optimised; anchor parameters included.
         critic_optimization: How the critic is optimised; its schedule counts its own optimiser steps, warm-up
             included.
-        accumulate: Batches per optimiser step.
-        seed: Of everything drawn in training.
-        noise: Source of the stream's noise; ``None`` is ``CounterNoise``.
-        frame_size: Height and width of the video in pixels.
-        weights: File to initialise the backbone from: a path, or a name shipped with the package.
-        ema_decay: Keep an average of the generator with this decay, moved at generator steps, and generate
-            from it; ``None`` keeps none.
+        **kwargs: Those of ``ManualModule``.
 
     Raises:
         ValueError: If frames are no whole chunks, numbers are out of range, guidance lacks its prompt, or
@@ -107,11 +91,6 @@ class SelfForcing(PersistentStreamModule):
         self,
         backbone: Backbone,
         *,
-        anchor: Anchor,
-        cache: Cache,
-        schedule: Schedule,
-        codec: Codec,
-        text_encoder: TextEncoder,
         loss: GeneratorLoss,
         critic_loss: CriticLoss,
         teacher: Callable[[], Backbone] | None = None,
@@ -133,35 +112,16 @@ class SelfForcing(PersistentStreamModule):
         backward: Backward = "whole",
         optimization: Optimization = GENERATOR,
         critic_optimization: Optimization = CRITIC,
-        accumulate: int = 1,
-        seed: int = 0,
-        noise: NoiseSource | None = None,
-        frame_size: tuple[int, int] = (480, 832),
-        weights: str | None = None,
-        ema_decay: float | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            backbone,
-            anchor=anchor,
-            cache=cache,
-            schedule=schedule,
-            codec=codec,
-            text_encoder=text_encoder,
-            optimization=optimization,
-            accumulate=accumulate,
-            seed=seed,
-            noise=noise,
-            frame_size=frame_size,
-            weights=weights,
-            ema_decay=ema_decay,
-        )
+        super().__init__(backbone, optimization=optimization, **kwargs)
         check_least("generator_interval", generator_interval, 1)
         check_least("critic_steps", critic_steps, 1)
         check_least("critic_warmup", critic_warmup, 0)
-        if critic_steps > 1 and accumulate > 1:
+        if critic_steps > 1 and self.accumulate > 1:
             raise ValueError(
-                f"`critic_steps` {critic_steps} cannot go with `accumulate` {accumulate}: raise "
-                "`generator_interval` instead"
+                f"`critic_steps` {critic_steps} cannot go with `accumulate` {self.accumulate}: "
+                "raise `generator_interval` instead"
             )
         if loss.uses_negative and not negative_prompt:
             raise ValueError(
@@ -169,7 +129,7 @@ class SelfForcing(PersistentStreamModule):
             )
         self.rollouts = FreshRollouts() if rollouts is None else rollouts
         self.rollouts.check(self.generator, num_frames, context_frames)
-        check_gradients(backward, kv_gradient, anchor, schedule)
+        check_gradients(backward, kv_gradient, self.generator.anchor, self.generator.schedule)
         self.loss = loss
         self.critic_loss = critic_loss
         self.build_teacher = teacher

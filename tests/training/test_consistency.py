@@ -56,7 +56,7 @@ def asked(model, latents, number=0):
 
         network.forward = spy
     texts = model.encode_text(["a b"] * len(latents))
-    seen["loss"] = model.errors(model.generator, latents, texts, model.draws_of(number, "t"))[
+    seen["loss"] = model.clip_errors(model.generator, latents, texts, model.draws_of(number, "t"))[
         "loss"
     ]
     return seen
@@ -232,7 +232,7 @@ def test_a_solver_that_is_right_makes_the_loss_fall(tmp_path):
     def score():
         with torch.no_grad():
             losses = [
-                model.errors(model.generator, latents, text, model.draws_of(i, "t"))["loss"]
+                model.clip_errors(model.generator, latents, text, model.draws_of(i, "t"))["loss"]
                 for i in range(6)
             ]
         return float(torch.stack(losses).mean())
@@ -270,6 +270,6 @@ def test_its_velocity_is_that_of_flow_matching():
         network.forward = truth
     model.trainer = trainer("/tmp")
     text = model.encode_text(["a"] * 3)
-    loss = model.errors(model.generator, latents, text, model.draws_of(0, "t"))["loss"]
+    loss = model.clip_errors(model.generator, latents, text, model.draws_of(0, "t"))["loss"]
     assert loss < 1e-8
     assert FlowMatchingLoss(1.0).table.sigmas[0] == model.sigmas[0]

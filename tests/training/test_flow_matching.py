@@ -68,7 +68,7 @@ def asked(model, latents, batch=0):
 
     model.generator.backbone.forward = spy
     text = model.encode_text(["a b"] * len(latents))
-    model.errors(model.generator, latents, text, model._draws(batch, "test"))
+    model.clip_errors(model.generator, latents, text, model.draws_of(batch, "test"))
     return seen
 
 
@@ -121,8 +121,8 @@ def test_given_frames_carry_no_loss():
     model.trainer = trainer("/tmp")
     latents = clips()
     latents[:, :2] = 100.0  # would drown the rest
-    draws = model._draws(0, "test")
-    loss = model.errors(model.generator, latents, model.encode_text(["a"] * 6), draws)["loss"]
+    draws = model.draws_of(0, "test")
+    loss = model.clip_errors(model.generator, latents, model.encode_text(["a"] * 6), draws)["loss"]
     assert 1.0 < loss.item() < 4.0
 
 
@@ -130,11 +130,11 @@ def test_dropped_prompts_become_the_negative_one():
     model = flow_matching(text_dropout=0.5, negative_prompt="nothing")
     model.trainer = trainer("/tmp")
     batch = {"video": torch.rand(40, 1, 3, 4, 6), "prompts": ["a b c"] * 40}
-    _, text_BSD = model.encode_batch(batch, model._draws(0, "test"))
+    _, text_BSD = model.encode_batch(batch, model.draws_of(0, "test"))
     nothing = model.encode_text(["nothing"])[0]
     dropped = sum(torch.equal(row, nothing) for row in text_BSD)
     assert 10 < dropped < 30
-    _, kept = model.eval().encode_batch(batch, model._draws(0, "test"))
+    _, kept = model.eval().encode_batch(batch, model.draws_of(0, "test"))
     assert not any(torch.equal(row, nothing) for row in kept)
 
 
@@ -170,7 +170,7 @@ def test_anchors_are_drawn_by_their_shares_and_alike_on_all_ranks():
     model.trainer = trainer("/tmp")
     drawn = []
     for batch in range(60):
-        draws = model._draws(batch, "training")
+        draws = model.draws_of(batch, "training")
         drawn.append(model._draw_streamer(model.generator, draws).anchor)
         torch.rand(1, generator=draws.rank_rng)  # what one rank draws of its own must not matter
     counts = [sum(anchor is one for one in drawn) for anchor in anchors]
@@ -186,8 +186,8 @@ def test_the_hidden_state_is_supervised_as_the_lagged_frame():
     latents[:, 1] = (
         100.0  # the hidden frame of chunk 3: window 2, chunk 1, so [2 3] behind frame 1
     )
-    draws = model._draws(0, "test")
-    errors = model.errors(model.generator, latents, model.encode_text(["a"] * 4), draws)
+    draws = model.draws_of(0, "test")
+    errors = model.clip_errors(model.generator, latents, model.encode_text(["a"] * 4), draws)
     frames, hidden = 6, 4  # chunks 2 .. 5 have a live state: frames 0, 1, 2, 3
     assert errors["loss_state"].item() == pytest.approx(100.0**2 / hidden, rel=0.01)
     assert errors["loss_content"].item() == pytest.approx(100.0**2 / frames, rel=0.01)
@@ -198,7 +198,7 @@ def test_the_hidden_state_is_supervised_as_the_lagged_frame():
 def test_context_noise_changes_later_chunks_only_in_half_the_clips():
     model = causal(context_noise=0.5, anchor=StaticAnchor(0))
     model.trainer = trainer("/tmp")
-    level = model._draw_context_noise(400, model._draws(0, "test"))
+    level = model._draw_context_noise(400, model.draws_of(0, "test"))
     assert 0.4 < (level == 0).float().mean() < 0.6
     assert 0.4 < level.max() <= 0.5
     text = model.encode_text(["a"])
