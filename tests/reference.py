@@ -2,6 +2,7 @@
 
 import cmath
 import math
+from typing import NamedTuple
 
 import torch
 
@@ -42,10 +43,19 @@ def attention(query, key, value, mask=None):
     return torch.stack(rows)
 
 
+class Memory(NamedTuple):
+    """One frame in one layer ``[T, N, D]``, nothing rotated; ``places`` are rows and columns of its tokens."""
+
+    key: torch.Tensor
+    value: torch.Tensor
+    query: torch.Tensor | None = None
+    places: torch.Tensor | None = None
+
+
 class NaiveWan:
     """Wan's transformer of one stream in float64, frame by frame: lists in, lists out, no cache object.
 
-    A frame's memory is one (key, value) pair per layer, ``[T, N, D]`` each, keys not rotated.
+    What is remembered of a frame is one ``Memory`` per layer.
     """
 
     def __init__(self, weights, heads, freq_dim):
@@ -53,51 +63,49 @@ class NaiveWan:
         self.heads, self.freq_dim = heads, freq_dim
         self.layers = 1 + max(int(name.split(".")[1]) for name in self.w if "blocks." in name)
 
-    def forward(self, frames, timestep, text, past, index):
+    def forward(self, frames, timesteps, text, past, index):
         """Return the velocity and the memory of each live frame ``[C, H, W]``.
 
-        ``past`` holds the memories of frames before the live ones, ``index`` every frame's temporal index.
+        ``timesteps`` has one number per live frame, ``past`` the memories of frames before the live ones,
+        ``index`` every frame's temporal index.
         """
         rows, columns = frames[0].shape[1] // 2, frames[0].shape[2] // 2
-        half = self.freq_dim // 2
-        angle = timestep * 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
-        wave = torch.cat([angle.cos(), angle.sin()])
+        tokens, half = rows * columns, self.freq_dim // 2
+        rate = 10000.0 ** (-torch.arange(half, dtype=torch.float64) / half)
+        angle = torch.tensor(timesteps, dtype=torch.float64)[:, None] * rate
+        wave = torch.cat([angle.cos(), angle.sin()], dim=1)
         time = self._linear("time_embedding.2", _silu(self._linear("time_embedding.0", wave)))
-        six = self._linear("time_projection.1", _silu(time)).reshape(6, -1)
+        six = self._linear("time_projection.1", _silu(time)).reshape(len(frames), 6, -1)
+        six = six.repeat_interleave(tokens, 0)
         words = self._linear(
             "text_embedding.2", _gelu(self._linear("text_embedding.0", text.double()))
         )
+        grid = torch.tensor([(row, column) for row in range(rows) for column in range(columns)])
         x = torch.cat([self._patches(frame) for frame in frames])
         memories = [[] for _ in frames]
         for layer in range(self.layers):
             name = f"blocks.{layer}"
             shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (
                 six + self.w[f"{name}.modulation"][0]
-            )
+            ).unbind(1)
             h = _center(x) * (1 + scale_a) + shift_a
-            query, key, value = self._qkv(f"{name}.self_attn", h, h)
-            for memory, k, v in zip(
-                memories, key.chunk(len(frames)), value.chunk(len(frames)), strict=True
-            ):
-                memory.append((k, v))
-            keys = [memory[layer][0] for memory in (*past, *memories)]
-            values = [memory[layer][1] for memory in (*past, *memories)]
-            turned = [_turn(k, place, rows, columns) for k, place in zip(keys, index, strict=True)]
-            live = index[len(past) :]
-            query = [
-                _turn(q, place, rows, columns)
-                for q, place in zip(query.chunk(len(frames)), live, strict=True)
-            ]
-            mixed = _softmax_attention(torch.cat(query), torch.cat(turned), torch.cat(values))
+            parts = [part.split(tokens) for part in self._qkv(f"{name}.self_attn", h, h)]
+            for memory, query, key, value in zip(memories, *parts, strict=True):
+                memory.append(Memory(key, value, query))
+            seen = [memory[layer] for memory in (*past, *memories)]
+            places = [_places(at, m, grid) for at, m in zip(index, seen, strict=True)]
+            key = turn(torch.cat([memory.key for memory in seen]), torch.cat(places))
+            query = turn(torch.cat(parts[0]), torch.cat(places[len(past) :]))
+            mixed = _softmax_attention(query, key, torch.cat([memory.value for memory in seen]))
             x = x + gate_a * self._linear(f"{name}.self_attn.o", mixed)
             h = _center(x) * self.w[f"{name}.norm3.weight"] + self.w[f"{name}.norm3.bias"]
             mixed = _softmax_attention(*self._qkv(f"{name}.cross_attn", h, words))
             x = x + self._linear(f"{name}.cross_attn.o", mixed)
             h = _center(x) * (1 + scale_f) + shift_f
             x = x + gate_f * self._linear(f"{name}.ffn.2", _gelu(self._linear(f"{name}.ffn.0", h)))
-        shift, scale = self.w["head.modulation"][0] + time
-        out = self._linear("head.head", _center(x) * (1 + scale) + shift)
-        return [self._image(part, rows, columns) for part in out.chunk(len(frames))], memories
+        head = (self.w["head.modulation"][0] + time[:, None]).repeat_interleave(tokens, 0)
+        out = self._linear("head.head", _center(x) * (1 + head[:, 1]) + head[:, 0])
+        return [self._image(part, rows, columns) for part in out.split(tokens)], memories
 
     def _linear(self, name, x):
         return x @ self.w[f"{name}.weight"].T + self.w[f"{name}.bias"]
@@ -147,16 +155,21 @@ def _center(x):
     return x / (x.square().mean(-1, keepdim=True) + 1e-6).sqrt()
 
 
-def _turn(x, place, rows, columns):
-    """Rotate one frame's tokens ``[T, N, D]`` at temporal index ``place``."""
+def _places(index, memory, grid):
+    """Where the tokens of one frame stand: time, row, column, ``[T, 3]``."""
+    own = (grid if memory.places is None else memory.places).double()
+    return torch.cat([torch.full((len(own), 1), float(index), dtype=torch.float64), own], dim=1)
+
+
+def turn(x, places):
+    """Rotate tokens ``[S, N, D]`` at their places ``[S, 3]``."""
     pairs = x.shape[-1] // 2
     space = pairs // 3
-    angles = []
-    for row in range(rows):
-        for column in range(columns):
-            axes = ((place, pairs - 2 * space), (row, space), (column, space))
-            angles.append([at * 10000.0 ** (-i / n) for at, n in axes for i in range(n)])
-    angle = torch.tensor(angles, dtype=torch.float64)[:, None]
+    angles = [
+        places[:, axis, None] * 10000.0 ** (-torch.arange(n, dtype=torch.float64) / n)
+        for axis, n in enumerate((pairs - 2 * space, space, space))
+    ]
+    angle = torch.cat(angles, dim=1)[:, None]
     turned = torch.view_as_complex(x.reshape(*x.shape[:-1], pairs, 2)) * torch.exp(1j * angle)
     return torch.view_as_real(turned).flatten(-2)
 
@@ -177,45 +190,3 @@ def warped_levels(steps, shift):
     grid = torch.linspace(1, 0, 1001)[:-1]
     table = shift * grid / (1 + (shift - 1) * grid)
     return [(float(1000 * table[1000 - step]), float(table[1000 - step])) for step in steps]
-
-
-def adastate(model, text, draw, *, chunks, chunk_frames, window, states, steps, shift):
-    """AdaState with lists of frames: the content frames of every chunk, and its state frames.
-
-    ``draw(chunk, step, slot, count)`` gives noise as a list of frames.
-    """
-    levels = warped_levels(steps, shift)
-    cached, state, out = [], None, []
-    for chunk in range(chunks):
-        excess = len(cached) + chunk_frames - window
-        if excess > 0 and state is None:
-            state = cached[:states]
-        cached = cached[max(0, excess) :]
-        hidden = states if state is not None else 0
-        past = [*(state or []), *cached]
-        content_from = 2 * hidden + len(cached)
-        index = [*range(hidden), *range(2 * hidden, content_from)]
-        index += [*range(hidden, 2 * hidden), *range(content_from, content_from + chunk_frames)]
-
-        def live_noise(step, chunk=chunk, hidden=hidden):
-            return [
-                *draw(chunk, step, "state", hidden),
-                *draw(chunk, step, "content", chunk_frames),
-            ]
-
-        x = live_noise(0)
-        for step, (timestep, level) in enumerate(levels):
-            velocity, _ = model.forward(x, timestep, text, past, index)
-            x = [a - level * v for a, v in zip(x, velocity, strict=True)]
-            if step + 1 < len(levels):
-                after = levels[step + 1][1]
-                x = [
-                    (1 - after) * a + after * n
-                    for a, n in zip(x, live_noise(step + 1), strict=True)
-                ]
-        _, memories = model.forward(x, 0.0, text, past, index)
-        if hidden:
-            state = memories[:hidden]
-        cached = cached + memories[hidden:]
-        out.append((torch.stack(x[hidden:]), torch.stack(x[:hidden]) if hidden else None))
-    return out

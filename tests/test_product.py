@@ -1,9 +1,12 @@
-"""Any anchor with any cache, schedule, noise and chunk size: it streams, or is refused with the reason."""
+"""Any anchor with any cache, schedule, noise and chunk size: its stream equals a naive recomputation, and trains."""
 
-import itertools
+import math
+from itertools import combinations, product
 
 import pytest
+import reference_streams as naive
 import torch
+from reference import NaiveWan, warped_levels
 from tiny import golden_backbone, text
 
 from lightning_adastate.anchors import (
@@ -18,63 +21,166 @@ from lightning_adastate.anchors import (
     TriangularAnchor,
 )
 from lightning_adastate.caches import RelativisticCache, SlidingCache
-from lightning_adastate.noise import RepeatedNoise
+from lightning_adastate.noise import CounterNoise, NoiseKey, RepeatedNoise
 from lightning_adastate.schedules import DiagonalSchedule, FewStepSchedule, RollingSchedule
 from lightning_adastate.streaming.state_file import load_stream_state, save_stream_state
 from lightning_adastate.streaming.streamer import Streamer
 
-LATENT = (16, 2, 4)
+LATENT = (16, 4, 4)
+GRID = (2, 2)
 STEPS = (1000, 500)
+SEED = 3
+FRAMES = 15  # at least, and 6 chunks: every window below has then evicted three times or more
 
+# Beside every class what it is, said again for the naive stream.
 ANCHORS = {
-    "none": lambda: StaticAnchor(0),
-    "static": lambda: StaticAnchor(2),
-    "EMA": lambda: EMAAnchor(2, decay=0.9),
-    "replacement": lambda: ReplacementAnchor(2),
-    "triangular": lambda: TriangularAnchor(2, bank_frames=4),
-    "adaptive": lambda: AdaptiveAnchor(2),
-    "selected": lambda: SelectedAnchor(1, num_selected=1),
-    "compressed": lambda: CompressedAnchor(1, num_packed=2, bank_frames=4, stride=(1, 2)),
-    "MemRoPE": lambda: ComposedAnchor([StaticAnchor(1), PooledEMAAnchor(), PooledEMAAnchor()]),
-    "sink and state": lambda: ComposedAnchor([StaticAnchor(1), AdaptiveAnchor(1)]),
+    "none": (lambda: StaticAnchor(0), naive.Sink(0)),
+    "static": (lambda: StaticAnchor(2), naive.Sink(2)),
+    "EMA": (lambda: EMAAnchor(2, decay=0.9), naive.Average(2, 0.9)),
+    "replacement": (lambda: ReplacementAnchor(2), naive.Newest(2)),
+    "triangular": (lambda: TriangularAnchor(2, bank_frames=4), naive.Bank(2, 4)),
+    "adaptive": (lambda: AdaptiveAnchor(2), naive.State(2)),
+    "selected": (lambda: SelectedAnchor(1, num_selected=1), naive.Selection(1, 1, GRID)),
+    "compressed": (
+        lambda: CompressedAnchor(1, num_packed=2, bank_frames=4, stride=(1, 2)),
+        naive.Packed(1, 2, 4, (1, 2), GRID),
+    ),
+    "MemRoPE": (
+        lambda: ComposedAnchor([StaticAnchor(1), PooledEMAAnchor(), PooledEMAAnchor(decay=0.9)]),
+        naive.Row(naive.Sink(1), naive.Pool(), naive.Pool(0.9)),
+    ),
+    "sink and state": (
+        lambda: ComposedAnchor([StaticAnchor(1), AdaptiveAnchor(1)]),
+        naive.Row(naive.Sink(1), naive.State(1)),
+    ),
 }
 CACHES = {
-    "relativistic window": lambda live: RelativisticCache(window_frames=live + 3),
-    "relativistic budget": lambda live: RelativisticCache(
-        budget_frames=live + 5, history_frames=2
+    "relativistic window": (
+        lambda live: RelativisticCache(window_frames=live + 3),
+        lambda live: naive.Window(live + 3, holds_anchor=False, packed=True),
     ),
-    "sliding window": lambda live: SlidingCache(window_frames=live + 2),
-    "sliding saw-tooth": lambda live: SlidingCache(budget_frames=live + 9, compress_to=live + 4),
+    "relativistic budget": (
+        lambda live: RelativisticCache(budget_frames=live + 5, history_frames=2),
+        lambda live: naive.Window(live + 5, holds_anchor=True, packed=True, history=2),
+    ),
+    "sliding window": (
+        lambda live: SlidingCache(window_frames=live + 2),
+        lambda live: naive.Window(live + 2, holds_anchor=False, packed=False),
+    ),
+    "sliding saw-tooth": (
+        lambda live: SlidingCache(budget_frames=live + 7, compress_to=live + 4),
+        lambda live: naive.Window(live + 7, holds_anchor=True, packed=False, compress_to=live + 4),
+    ),
 }
+LEVELS = warped_levels(STEPS, 5.0)
+LONGER = warped_levels((1000, 700, 400), 5.0)
 SCHEDULES = {
-    "few": lambda chunk: FewStepSchedule(chunk, steps=STEPS),
-    "few, first chunk": lambda chunk: FewStepSchedule(chunk, steps=STEPS, first_chunk_frames=1),
-    "euler": lambda chunk: FewStepSchedule(chunk, steps=STEPS, sampler="euler"),
-    "last pass": lambda chunk: DiagonalSchedule(chunk, steps=[(1000, 700, 400), STEPS]),
-    "renoised": lambda chunk: DiagonalSchedule(chunk, steps=[STEPS], cached="renoised"),
-    "clean first": lambda chunk: DiagonalSchedule(chunk, steps=[STEPS], clean_chunks=1),
-    "rolling": lambda chunk: RollingSchedule(chunk, steps=STEPS),
-    "rolling, own reads": lambda chunk: RollingSchedule(chunk, steps=STEPS, commit_window=3),
+    "few": (
+        lambda chunk: FewStepSchedule(chunk, steps=STEPS),
+        naive.Passes(lambda chunk: LEVELS),
+    ),
+    "few, first chunk": (
+        lambda chunk: FewStepSchedule(chunk, steps=STEPS, first_chunk_frames=1),
+        naive.Passes(lambda chunk: LEVELS),
+    ),
+    "euler": (
+        lambda chunk: FewStepSchedule(chunk, steps=STEPS, sampler="euler"),
+        naive.Passes(lambda chunk: LEVELS, euler=True),
+    ),
+    "last pass": (
+        lambda chunk: DiagonalSchedule(chunk, steps=[(1000, 700, 400), STEPS]),
+        naive.Passes(lambda chunk: LEVELS if chunk else LONGER, lambda chunk: "last"),
+    ),
+    "renoised": (
+        lambda chunk: DiagonalSchedule(chunk, steps=[STEPS], cached="renoised"),
+        naive.Passes(lambda chunk: LEVELS, lambda chunk: "renoised"),
+    ),
+    "clean first": (
+        lambda chunk: DiagonalSchedule(chunk, steps=[STEPS], clean_chunks=1),
+        naive.Passes(lambda chunk: LEVELS, lambda chunk: "last" if chunk else "clean"),
+    ),
+    "rolling": (
+        lambda chunk: RollingSchedule(chunk, steps=STEPS),
+        naive.Passes(lambda chunk: LEVELS, depth=2),
+    ),
+    "rolling, own reads": (
+        lambda chunk: RollingSchedule(chunk, steps=(1000, 700, 400), commit_window=4),
+        naive.Passes(lambda chunk: LONGER, depth=3, own_window=4),
+    ),
 }
-ALL = list(itertools.product(ANCHORS, CACHES, SCHEDULES))
-CHUNKS = range(1, 9)
-
-
-def build(anchor, cache, schedule, chunk=3, noise=None):
-    made = SCHEDULES[schedule](chunk)
-    live = chunk * (1 + made.num_ahead)
-    return Streamer(
-        golden_backbone(),
-        anchor=ANCHORS[anchor](),
-        cache=CACHES[cache](live),
-        schedule=made,
-        noise=noise,
-    )
+CHUNKS = (1, 2, 3, 5)
+NOISES = {"counter": CounterNoise(), "repeated": RepeatedNoise()}
+AXES = (ANCHORS, CACHES, SCHEDULES, CHUNKS, NOISES)
 
 
 def makes_sense(anchor, schedule):
     """A hidden state needs all passes of its chunk; a ladder spreads them over several."""
     return not ("rolling" in schedule and anchor in ("adaptive", "sink and state"))
+
+
+def pairs_of(case):
+    return set(combinations(enumerate(case), 2))
+
+
+def pairwise():
+    """One case for every anchor with every schedule; the others are chosen to bring the most new pairs."""
+    seen, cases = set(), []
+    for i, anchor in enumerate(ANCHORS):
+        for j, schedule in enumerate(SCHEDULES):
+            if not makes_sense(anchor, schedule):
+                continue
+            others = [*product(CACHES, CHUNKS, NOISES)]
+            others = others[(7 * i + 11 * j) % len(others) :] + others
+            options = [(anchor, cache, schedule, *rest) for cache, *rest in others]
+            best = max(options, key=lambda case: len(pairs_of(case) - seen))
+            seen |= pairs_of(best)
+            cases.append(best)
+    return cases
+
+
+CASES = pairwise()
+
+
+def build(anchor, cache, schedule, chunk=3, noise="counter"):
+    made = SCHEDULES[schedule][0](chunk)
+    return Streamer(
+        golden_backbone(),
+        anchor=ANCHORS[anchor][0](),
+        cache=CACHES[cache][0](chunk * (1 + made.num_ahead)),
+        schedule=made,
+        noise=NOISES[noise],
+    )
+
+
+def begin(streamer):
+    return streamer.start(text(), latent_shape=LATENT, seed=SEED)
+
+
+def num_chunks(chunk):
+    return max(6, math.ceil(FRAMES / chunk))
+
+
+def recomputed(anchor, cache, schedule, chunk, noise):
+    """The same stream from the definitions, of noise whose chunk is counted here."""
+    passes = SCHEDULES[schedule][1]
+
+    def draw(number, step, slot, count):
+        number = 0 if noise == "repeated" and step == 0 else number
+        key, shape = NoiseKey(number, step, slot), (count, *LATENT)
+        return list(
+            CounterNoise().draw(key, seed=SEED, stream_ids=(0,), shape_FCHW=shape)[0].double()
+        )
+
+    return naive.naive_stream(
+        NaiveWan(golden_backbone().state_dict(), heads=4, freq_dim=64),
+        text()[0],
+        draw,
+        chunks=num_chunks(chunk),
+        sizes=lambda index: 1 if "first chunk" in schedule and index == 0 else chunk,
+        anchor=ANCHORS[anchor][1],
+        window=CACHES[cache][1](chunk * passes.depth),
+        passes=passes,
+    )
 
 
 def size(state):
@@ -83,80 +189,75 @@ def size(state):
     return sum(kv.num_frames for kv in held)
 
 
-def check_stream(streamer, chunks):
-    """Finite, all different, of constant size in the end (a saw-tooth has a period of a few chunks)."""
-    state = streamer.start(text(), latent_shape=LATENT)
-    sizes, made = [], []
-    for chunk in streamer.stream(state, chunks):
-        assert torch.isfinite(chunk.latents_BFCHW).all()
-        made.append(chunk)
-        sizes.append(size(chunk.state))
-    assert max(sizes[-6:]) <= max(sizes[:-6]), sizes
-    assert not torch.equal(made[-1].latents_BFCHW, made[-2].latents_BFCHW)
-    assert [chunk.index for chunk in made] == list(range(chunks))
-    return made
+def test_every_pair_of_choices_is_among_the_cases():
+    possible = [case for case in product(*AXES) if makes_sense(case[0], case[2])]
+    everything = {pair for case in possible for pair in pairs_of(case)}
+    assert everything == {pair for case in CASES for pair in pairs_of(case)}
+    assert len(CASES) == 76
 
 
-@pytest.mark.parametrize(("anchor", "cache", "schedule"), ALL)
-def test_every_combination_streams_or_is_refused_with_the_reason(anchor, cache, schedule):
-    if not makes_sense(anchor, schedule):
-        with pytest.raises(ValueError, match="use another anchor or schedule"):
-            build(anchor, cache, schedule)
-        return
-    chunks = 16 if "saw-tooth" in cache else 12
-    check_stream(build(anchor, cache, schedule, chunk=2), chunks)
+REFUSED = [pair for pair in product(ANCHORS, SCHEDULES) if not makes_sense(*pair)]
 
 
-@pytest.mark.parametrize("chunk", CHUNKS)
+@pytest.mark.parametrize(("anchor", "schedule"), REFUSED)
+def test_a_hidden_state_under_a_ladder_is_refused_with_the_reason(anchor, schedule):
+    with pytest.raises(ValueError, match="use another anchor or schedule"):
+        build(anchor, "sliding window", schedule)
+
+
+def each(cases):
+    return pytest.mark.parametrize("case", cases, ids=lambda case: "-".join(map(str, case)))
+
+
+@each(CASES)
+def test_a_stream_equals_its_naive_recomputation_in_float64(case):
+    streamer = build(*case)
+    expected = recomputed(*case)
+    made = list(streamer.stream(begin(streamer), len(expected)))
+    for chunk, (content, hidden, cached) in zip(made, expected, strict=True):
+        assert chunk.state.cached_frame_indices == tuple(cached)
+        got = chunk.latents_BFCHW[0].double()
+        assert (got - content).abs().max() < 5e-5, f"chunk {chunk.index}"
+        assert (chunk.state_latents_BFCHW is None) == (hidden is None)
+        if hidden is not None:
+            got = chunk.state_latents_BFCHW[0].double()
+            assert (got - hidden).abs().max() < 5e-5, f"state of chunk {chunk.index}"
+
+
 @pytest.mark.parametrize("anchor", ANCHORS)
-def test_every_anchor_streams_in_chunks_of_any_size(anchor, chunk):
-    caches, schedules = list(CACHES), [name for name in SCHEDULES if makes_sense(anchor, name)]
-    turn = chunk + list(ANCHORS).index(anchor)
-    cache, schedule = caches[turn % len(caches)], schedules[turn % len(schedules)]
-    check_stream(build(anchor, cache, schedule, chunk), 18 if chunk < 3 else 12)
+def test_a_long_stream_keeps_its_size(anchor):
+    streamer = build(anchor, "relativistic window", "few", chunk=1)
+    sizes = [size(chunk.state) for chunk in streamer.stream(begin(streamer), 18)]
+    assert max(sizes[-8:]) <= max(sizes[:-8]), sizes
 
 
-PAIRS = [
-    (anchor, list(CACHES)[(i + j) % len(CACHES)], schedule)
-    for i, anchor in enumerate(ANCHORS)
-    for j, schedule in enumerate(SCHEDULES)
-    if makes_sense(anchor, schedule)
-]
-
-
-@pytest.mark.parametrize(("anchor", "cache", "schedule"), PAIRS[::2])
-def test_a_stream_equals_its_rollout_and_goes_on_from_a_file(anchor, cache, schedule, tmp_path):
-    streamer = build(anchor, cache, schedule, chunk=2, noise=RepeatedNoise())
-    start = streamer.start(text(2), latent_shape=LATENT)
-    chunks = list(streamer.stream(start, 8))
-    streamed = torch.cat([chunk.latents_BFCHW for chunk in chunks], dim=1)
+@each(CASES[::2])
+def test_a_stream_equals_its_rollout_and_goes_on_from_a_file(case, tmp_path):
+    streamer = build(*case)
+    *_, middle, first, second = streamer.stream(begin(streamer), 6)
     with torch.no_grad():
-        rolled, _ = streamer.rollout(start, 8)
+        rolled, _ = streamer.rollout(middle.state, 2)
+    streamed = torch.cat([first.latents_BFCHW, second.latents_BFCHW], dim=1)
     torch.testing.assert_close(streamed, rolled, rtol=0, atol=2e-5)
-    save_stream_state(
-        tmp_path / "s.safetensors", chunks[4].state, fingerprint=streamer.fingerprint
-    )
-    loaded = load_stream_state(tmp_path / "s.safetensors", fingerprint=streamer.fingerprint)
-    again = list(streamer.stream(streamer.resume(loaded), 3))
-    for old, new in zip(chunks[5:], again, strict=True):
+    path = tmp_path / "s.safetensors"
+    save_stream_state(path, middle.state, fingerprint=streamer.fingerprint)
+    loaded = load_stream_state(path, fingerprint=streamer.fingerprint)
+    again = streamer.stream(streamer.resume(loaded), 2)
+    for old, new in zip((first, second), again, strict=True):
         assert torch.equal(old.latents_BFCHW, new.latents_BFCHW)
 
 
-@pytest.mark.parametrize(("anchor", "cache", "schedule"), PAIRS[1::2])
-def test_every_combination_trains(anchor, cache, schedule):
+@each(CASES[1::2])
+def test_every_choice_trains(case):
     """Leaving at the first pass, the last chunk's gradient reaches the first layer; no cache keeps a graph."""
-    streamer = build(anchor, cache, schedule, chunk=2)
-    with torch.no_grad():
-        state = streamer.start(text(), latent_shape=LATENT)
-        *_, chunk = streamer.stream(state, 6)
-    streamer.zero_grad()
-    last = streamer.step(streamer.resume(chunk.state), exit_step=0)
+    streamer = build(*case)
+    *_, chunk = streamer.stream(begin(streamer), 5)
+    last = streamer.step(chunk.state, exit_step=0)
     last.latents_BFCHW.square().sum().backward()
     gradient = streamer.backbone.blocks[0].self_attn.v.weight.grad
     assert torch.isfinite(gradient).all()
     assert gradient.abs().max() > 0
-    after = last.state
-    kept = (*after.blocks, *after.history, *after.anchor.values())
+    kept = (*last.state.blocks, *last.state.history, *last.state.anchor.values())
     assert not any(kv.key_LBFTND.requires_grad for kv in kept)
 
 
