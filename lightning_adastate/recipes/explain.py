@@ -12,6 +12,7 @@ from jsonargparse import ArgumentParser
 
 from lightning_adastate.recipes.errors import first_sentence, nearest, one_sentence
 from lightning_adastate.recipes.names import recipe_names
+from lightning_adastate.recipes.private_hooks import option_strings, option_types
 
 EXAMPLES = {"replay": "replay/longlive", "compare": "toy/compare"}
 """Shipped recipes of the verbs that do not take a training recipe."""
@@ -34,10 +35,10 @@ def in_sentences(parser: ArgumentParser) -> Iterator[None]:
 
 def explain(message: str, parser: ArgumentParser) -> str:
     """Return one sentence for a message of this parser."""
-    types = {action.dest: getattr(action, "_typehint", None) for action in parser._actions}
+    types = option_types(parser)
     example = EXAMPLES.get(parser.prog.split()[-1], "toy/adastate")
     if found := re.match(r"unrecognized arguments: (\S+)", message):
-        options = [option for action in parser._actions for option in action.option_strings]
+        options = option_strings(parser)
         given = found[1].partition("=")[0]
         head = given.split(".")[0]
         heads = [option.split(".")[0] for option in options]

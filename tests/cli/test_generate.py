@@ -416,3 +416,31 @@ def test_weights_are_built_in_the_format_that_streams(monkeypatch, precision):
     assert bool(latents.isfinite().all())
     assert built == [{torch.bfloat16 if precision == "bf16-true" else torch.float32}]
     assert torch.get_default_dtype() == torch.float32
+
+
+OWN_MODULE = """
+from pathlib import Path
+
+from lightning_adastate import SelfForcing
+
+
+class Noting(SelfForcing):
+    def reencode(self, state, video_BFCHW):
+        with Path("noted").open("a") as notes:
+            notes.write(f"{state.chunk} ")
+        return super().reencode(state, video_BFCHW)
+"""
+
+
+@pytest.mark.parametrize("decode", ["in_turn", "overlapped"])
+def test_a_module_class_of_the_users_own_is_what_streams(decode):
+    """Whatever it overrides; a stage of ours would be built without its losses."""
+    Path("my_modules.py").write_text(OWN_MODULE)
+    own = Path("base.yaml").read_text().replace("SelfForcing", "my_modules.Noting")
+    _, plain, _ = run("plain", f"--generation.decode={decode}")
+    Path("base.yaml").write_text(own)
+    sys.modules.pop("my_modules", None)
+    code, latents, _ = run("own", f"--generation.decode={decode}")
+    assert code == 0
+    assert Path("noted").read_text() == "1 2 3 "
+    assert torch.equal(latents, plain)
