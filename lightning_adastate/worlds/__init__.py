@@ -1,12 +1,12 @@
 """Worlds with an exact truth: renderers and decoders."""
 
-from lightning_adastate.worlds.kalman import KalmanResult, KalmanWorld
+from lightning_adastate.worlds.linear import LinearResult, LinearWorld
 from lightning_adastate.worlds.pan import PanEpisodes, PanTruth, PanWorld
 from lightning_adastate.worlds.pan_decoder import PanReading, decode_pan, wrap
 
 __all__ = [
-    "KalmanResult",
-    "KalmanWorld",
+    "LinearResult",
+    "LinearWorld",
     "PanEpisodes",
     "PanReading",
     "PanTruth",

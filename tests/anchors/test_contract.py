@@ -4,19 +4,15 @@ import inspect
 
 import pytest
 import torch
+from families import members
 from tiny import frames
 
 import lightning_adastate.anchors as family
 from lightning_adastate.anchors import Anchor
 from lightning_adastate.types import Committed, Event
 
-CLASSES = [
-    getattr(family, name)
-    for name in family.__all__
-    if not inspect.isabstract(getattr(family, name))
-]
 REQUIRED = {"ComposedAnchor": {"anchors": [family.StaticAnchor(2), family.PooledEMAAnchor(1)]}}
-every_anchor = pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+every_anchor = pytest.mark.parametrize("kind", members("anchors"), ids=lambda kind: kind.__name__)
 
 
 def build(kind):

@@ -110,6 +110,7 @@ def test_a_third_partys_argument_counts():
         (FewStepSchedule(), FewStepSchedule(steps=[1000.0, 750.0, 500.0, 250.0])),
         (SlidingCache(window_frames=6), SlidingCache(window_frames=6, history_frames=0)),
         (CounterNoise(), CounterNoise()),
+        (Takes({"b": 1, "a": 2}), Takes({"a": 2, "b": 1})),
     ],
     ids=lambda part: repr(part)[:40],
 )
