@@ -70,6 +70,8 @@ def self_forcing(backward: str, recompute: bool, **options: object) -> SelfForci
     given = {
         "loss": DMDLoss(guidance=3.0, shift=1.0),
         "critic_loss": CriticLoss(shift=1.0),
+        "optimizer": torch.optim.AdamW,
+        "critic_optimizer": torch.optim.AdamW,
         "teacher": lambda: network(6, recompute),
         "critic": lambda: network(4, recompute),
         "negative_prompt": "ugly",

@@ -87,6 +87,8 @@ def build(frames: int, backward: str, checkpoint: bool) -> SelfForcing:
         text_encoder=VocabularyEncoder(32, max_tokens=8),
         loss=DMDLoss(guidance=0.0, shift=1.0),
         critic_loss=CriticLoss(shift=1.0),
+        optimizer=torch.optim.AdamW,
+        critic_optimizer=torch.optim.AdamW,
         critic=lambda: backbone(False, seed=1),
         num_frames=frames,
         exit_step="last",

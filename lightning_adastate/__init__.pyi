@@ -243,13 +243,13 @@ from .training import (
     ODERegression as ODERegression,
 )
 from .training import (
-    Optimization as Optimization,
-)
-from .training import (
     SelfForcing as SelfForcing,
 )
 from .training import (
     StreamModule as StreamModule,
+)
+from .training import (
+    WarmupDecay as WarmupDecay,
 )
 from .types import (
     KV as KV,

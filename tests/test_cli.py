@@ -25,6 +25,8 @@ model:
     text_encoder: {class_path: VocabularyEncoder, init_args: {text_dim: 8, max_tokens: 4}}
     loss: {class_path: DMDLoss, init_args: {guidance: 0.0, weighting: {class_path: HorizonWeighting, init_args: {alpha: 3.0}}}}
     critic_loss: {class_path: CriticLoss}
+    optimizer: {class_path: AdamW, init_args: {lr: 2.0e-6}}
+    critic_optimizer: {class_path: AdamW, init_args: {lr: 4.0e-7}}
     frame_size: [16, 32]
     num_frames: 6
     generator_interval: 1
@@ -209,7 +211,7 @@ MISTAKES = {
     "key without anything": (["--config=key.yaml"], ["no option 'modle'; did you mean model?"]),
     "trainer's key": (["--config=trainer.yaml"], ["'trainer.max_step'", "trainer.max_steps?"]),
     "argument without anything": (["--config=argument.yaml"], ["EMAAnchor takes no 'decoy'"]),
-    "nested argument": (["--model.optimization={foo: {}}"], ["takes no 'optimization.foo'"]),
+    "nested argument": (["--model.optimizer.foo=1"], ["AdamW takes no 'foo'"]),
     "abbreviation": (["--generation.fp=3"], ["no option --generation.fp", "--generation.fps?"]),
     "empty config": (["--config=empty.yaml"], ["a config must be a mapping", "got nothing"]),
     "component as recipe": (["--config=anchors/ema"], ["a component's file"]),

@@ -21,7 +21,7 @@ from lightning_adastate.memory.passes import (
 from lightning_adastate.memory.rollout import interpolate
 from lightning_adastate.memory.stream import state_bytes, stream_memory
 from lightning_adastate.streaming.streamer import StreamBuffers
-from lightning_adastate.training import Optimization
+from lightning_adastate.training.optimization import build_optimizer
 from lightning_adastate.types import LivePositions, Window
 
 WIDE = Precision("32-true")
@@ -195,7 +195,7 @@ def test_the_optimisers_state_is_exactly_what_is_predicted(lora):
     if lora:
         pytest.importorskip("peft")
         backbone = LoRABackbone(backbone, rank=2)
-    optimizer = Optimization().build(backbone.parameters())
+    optimizer = build_optimizer(backbone.parameters(), torch.optim.AdamW)["optimizer"]
     assert tensor_bytes(t for s in optimizer.state.values() for t in s.values()) == 0
     for parameter in backbone.parameters():
         parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None

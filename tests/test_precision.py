@@ -1,12 +1,15 @@
 """bf16-mixed: float32 master weights, and gradients and later passes that see the weights as they are."""
 
+from functools import partial
+
 import pytest
 import torch
 from lightning.pytorch import Callback
+from torch.optim import AdamW
 from training_toy import ClipData, self_forcing, trainer
 
 from lightning_adastate.anchors import StaticAnchor
-from lightning_adastate.training import Optimization
+from lightning_adastate.training.optimization import build_optimizer
 
 
 class Gradients(Callback):
@@ -54,7 +57,7 @@ def test_weights_moments_and_average_stay_float32_in_mixed_precision(tmp_path):
 
 def test_a_pass_after_a_step_sees_the_weights_after_it():
     layer = torch.nn.Linear(4, 4, bias=False)
-    optimizer = Optimization(lr=1.0).build(layer.parameters())
+    optimizer = build_optimizer(layer.parameters(), partial(AdamW, lr=1.0))["optimizer"]
     x = torch.ones(2, 4)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         before = layer(x)

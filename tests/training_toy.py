@@ -1,7 +1,10 @@
 """Tiny training runs shared by tests: real modules, random videos, no files."""
 
+from functools import partial
+
 import torch
 from lightning.pytorch import Trainer
+from torch.optim import AdamW
 from torch.utils.data import Dataset
 
 from lightning_adastate.anchors import AdaptiveAnchor
@@ -13,7 +16,7 @@ from lightning_adastate.data.video_folder import VideoFolderData
 from lightning_adastate.losses import CriticLoss, DMDLoss, FlowMatchingLoss
 from lightning_adastate.schedules import FewStepSchedule
 from lightning_adastate.text import VocabularyEncoder
-from lightning_adastate.training import CausalFlowMatching, FlowMatching, Optimization, SelfForcing
+from lightning_adastate.training import CausalFlowMatching, FlowMatching, SelfForcing
 
 FRAME_SIZE = (4, 6)
 
@@ -50,7 +53,7 @@ def parts(**options):
 
 
 def self_forcing(**options) -> SelfForcing:
-    fast = Optimization(lr=1e-2, betas=(0.5, 0.9))
+    fast = partial(AdamW, lr=1e-2, betas=(0.5, 0.9))
     defaults = {
         "loss": DMDLoss(guidance=0.0, shift=1.0),
         "critic_loss": CriticLoss(shift=1.0),
@@ -58,8 +61,8 @@ def self_forcing(**options) -> SelfForcing:
         "critic": lambda: backbone(2),
         "num_frames": 5,
         "generator_interval": 2,
-        "optimization": fast,
-        "critic_optimization": fast,
+        "optimizer": fast,
+        "critic_optimizer": fast,
         "ema_decay": 0.5,
     }
     return SelfForcing(backbone(), **parts(**{**defaults, **options}))
@@ -109,12 +112,12 @@ def trainer(path, **options) -> Trainer:
 
 
 def flow_matching(**options) -> FlowMatching:
-    fast = Optimization(lr=1e-2, betas=(0.9, 0.99))
-    defaults = {"loss": FlowMatchingLoss(1.0), "optimization": fast, "ema_decay": 0.5}
+    fast = partial(AdamW, lr=1e-2, betas=(0.9, 0.99))
+    defaults = {"loss": FlowMatchingLoss(1.0), "optimizer": fast, "ema_decay": 0.5}
     return FlowMatching(backbone(), **parts(**{**defaults, **options}))
 
 
 def causal(**options) -> CausalFlowMatching:
-    fast = Optimization(lr=1e-2, betas=(0.9, 0.99))
-    defaults = {"loss": FlowMatchingLoss(1.0), "optimization": fast, "ema_decay": 0.5}
+    fast = partial(AdamW, lr=1e-2, betas=(0.9, 0.99))
+    defaults = {"loss": FlowMatchingLoss(1.0), "optimizer": fast, "ema_decay": 0.5}
     return CausalFlowMatching(backbone(), **parts(**{**defaults, **options}))

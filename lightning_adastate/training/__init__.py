@@ -5,7 +5,7 @@ from lightning_adastate.training.causal_flow_matching import CausalFlowMatching
 from lightning_adastate.training.consistency import ConsistencyDistillation
 from lightning_adastate.training.flow_matching import FlowMatching
 from lightning_adastate.training.ode_regression import ODERegression
-from lightning_adastate.training.optimization import Optimization
+from lightning_adastate.training.optimization import WarmupDecay
 from lightning_adastate.training.self_forcing import SelfForcing
 
 __all__ = [
@@ -13,7 +13,7 @@ __all__ = [
     "ConsistencyDistillation",
     "FlowMatching",
     "ODERegression",
-    "Optimization",
     "SelfForcing",
     "StreamModule",
+    "WarmupDecay",
 ]

@@ -13,9 +13,7 @@ from torch import Tensor, nn
 from lightning_adastate.anchors import Anchor
 from lightning_adastate.backbones import Backbone
 from lightning_adastate.streaming.streamer import Streamer
-from lightning_adastate.training.flow_matching import PRETRAINING
 from lightning_adastate.training.one_loss import Draws
-from lightning_adastate.training.optimization import Optimization
 from lightning_adastate.training.pretraining import Pretraining
 from lightning_adastate.types import StreamState
 
@@ -36,7 +34,6 @@ class CausalFlowMatching(Pretraining):
         state_weight: Weight of the hidden frames' error beside the content's.
         context_noise: Committed frames of half the clips are noised to a level up to this, as a
             stream's own frames are not perfect either.
-        optimization: How the network is optimised.
         **kwargs: Those of ``Pretraining`` and of ``StreamModule``.
 
     Raises:
@@ -51,10 +48,9 @@ class CausalFlowMatching(Pretraining):
         anchor_probabilities: Sequence[float] = (),
         state_weight: float = 1.0,
         context_noise: float = 0.0,
-        optimization: Optimization = PRETRAINING,
         **kwargs: Any,
     ) -> None:
-        super().__init__(backbone, optimization=optimization, **kwargs)
+        super().__init__(backbone, **kwargs)
         shares = list(anchor_probabilities) or [1.0] * len(training_anchors)
         if len(shares) != len(training_anchors) or any(share < 0.0 for share in shares):
             raise ValueError(

@@ -15,9 +15,7 @@ from lightning_adastate.flow import NUM_TIMESTEPS, add_noise, velocity_to_x0
 from lightning_adastate.losses import Velocity
 from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.training.networks import build_network
-from lightning_adastate.training.ode_regression import REGRESSION
 from lightning_adastate.training.one_loss import Draws, OneLoss
-from lightning_adastate.training.optimization import Optimization
 from lightning_adastate.training.parallel import (
     Reads,
     causal_mask,
@@ -57,7 +55,6 @@ class ConsistencyDistillation(OneLoss):
             ``uniform`` weighs all alike.
         reads: How much of the past a chunk sees: what the cache keeps, or everything (the paper, 21 frames).
         context_frames: First frames that carry no loss, whole chunks: always given when this model streams.
-        optimization: How the network is optimised.
         ema_decay: Decay of the average that makes the targets, and that streams afterwards; ``None`` takes the
             network itself for the targets (arXiv 2310.14189).
         **kwargs: Those of ``ManualModule``.
@@ -81,11 +78,10 @@ class ConsistencyDistillation(OneLoss):
         interval_weighting: Literal["uniform", "inverse"] = "uniform",
         reads: Reads = "all",
         context_frames: int = 0,
-        optimization: Optimization = REGRESSION,
         ema_decay: float | None = 0.99,
         **kwargs: Any,
     ) -> None:
-        super().__init__(backbone, optimization=optimization, ema_decay=ema_decay, **kwargs)
+        super().__init__(backbone, ema_decay=ema_decay, **kwargs)
         if steps < 1:
             raise ValueError(f"`steps` must be 1 or more, got {steps}")
         if shift <= 0.0:

@@ -16,11 +16,8 @@ from lightning_adastate.backbones.masks import diffusion_forcing_mask, teacher_f
 from lightning_adastate.flow import NUM_TIMESTEPS, add_noise, shift_sigma
 from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.training.one_loss import Draws
-from lightning_adastate.training.optimization import Optimization
 from lightning_adastate.training.pretraining import Pretraining
 from lightning_adastate.training.randomness import generator_of
-
-PRETRAINING = Optimization(lr=1e-4, betas=(0.9, 0.999))
 
 
 class FlowMatching(Pretraining):
@@ -36,7 +33,6 @@ class FlowMatching(Pretraining):
         mode: Who sees whom.
         context_frames: First frames that are given in some clips: clean, at timestep 0, without loss.
         context_probability: Share of clips in which they are given.
-        optimization: How the network is optimised.
         **kwargs: Those of ``Pretraining`` and of ``StreamModule``.
 
     Raises:
@@ -50,10 +46,9 @@ class FlowMatching(Pretraining):
         mode: Literal["bidirectional", "diffusion_forcing", "teacher_forcing"] = "bidirectional",
         context_frames: int = 0,
         context_probability: float = 0.0,
-        optimization: Optimization = PRETRAINING,
         **kwargs: Any,
     ) -> None:
-        super().__init__(backbone, optimization=optimization, **kwargs)
+        super().__init__(backbone, **kwargs)
         if not 0.0 <= context_probability <= 1.0:
             raise ValueError(f"`context_probability` must be in [0, 1], got {context_probability}")
         if context_probability and context_frames < 1:

@@ -8,12 +8,14 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_adastate.backbones import Backbone
 from lightning_adastate.training.base import StreamModule
-from lightning_adastate.training.optimization import Optimization
+from lightning_adastate.training.optimization import clip_gradients
 from lightning_adastate.training.randomness import generator_of
 from lightning_adastate.training.sharding import full_tensor
 from lightning_adastate.types import VideoBatch
@@ -35,28 +37,37 @@ class ManualModule(StreamModule, ABC):
 
     Args:
         backbone: Predicts velocity.
-        optimization: How the generator is optimised.
+        optimizer: Makes the optimiser of what is trained: any of ``torch.optim``, by its name.
+        lr_scheduler: Makes its learning rate over optimiser steps: ``WarmupDecay``, or any of
+            ``torch.optim.lr_scheduler`` that needs no metric; ``None`` keeps it.
+        clip_norm: Largest norm of a network's whole gradient; ``None`` does not clip.
         accumulate: Batches per optimiser step.
         seed: Of everything drawn in training.
         **kwargs: Those of ``StreamModule``.
 
     Raises:
-        ValueError: If ``accumulate`` is less than 1.
+        ValueError: If ``accumulate`` is less than 1, or ``clip_norm`` is not positive.
     """
 
     def __init__(
         self,
         backbone: Backbone,
         *,
-        optimization: Optimization,
+        optimizer: OptimizerCallable,
+        lr_scheduler: LRSchedulerCallable | None = None,
+        clip_norm: float | None = 10.0,
         accumulate: int = 1,
         seed: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(backbone, **kwargs)
         check_least("accumulate", accumulate, 1)
+        if clip_norm is not None and clip_norm <= 0.0:
+            raise ValueError(f"`clip_norm` must be positive or null, got {clip_norm}")
         self.automatic_optimization = False
-        self.optimization = optimization
+        self.build_optimizer = optimizer
+        self.build_lr_scheduler = lr_scheduler
+        self.clip_norm = clip_norm
         self.accumulate = accumulate
         self.seed = seed
         self.batches_seen = 0
@@ -79,11 +90,19 @@ class ManualModule(StreamModule, ABC):
         optimizer = self.optimizers()
         if isinstance(optimizer, list):
             optimizer = optimizer[0]
-        norm = self.optimization.prepare(optimizer.optimizer, self.global_step)
+        norm = clip_gradients(optimizer.optimizer, self.clip_norm)
         optimizer.step()
         optimizer.zero_grad()
+        self.step_schedule(0)
         self.update_average()
         return norm
+
+    def step_schedule(self, index: int) -> None:
+        """Move the learning rate of one of several optimisers on. Lightning leaves that to us."""
+        schedules = self.lr_schedulers()
+        schedule = schedules[index] if isinstance(schedules, list) else schedules
+        assert isinstance(schedule, LRScheduler)
+        schedule.step()
 
     def plain_optimizer(self, index: int) -> Optimizer:
         """Return one of several optimisers as torch's own: stepping it does not move ``global_step``."""

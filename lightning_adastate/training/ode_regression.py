@@ -14,12 +14,8 @@ from lightning_adastate.flow import NUM_TIMESTEPS, velocity_to_x0
 from lightning_adastate.rollouts.base import generated_chunks
 from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.training.one_loss import Draws, OneLoss
-from lightning_adastate.training.optimization import Optimization
 from lightning_adastate.training.parallel import Context, Reads, causal_mask, masked_velocity
 from lightning_adastate.types import TrajectoryBatch
-
-REGRESSION = Optimization(lr=2e-6, betas=(0.9, 0.999))
-"""Defaults of the public CausVid, Self-Forcing and Causal-Forcing code."""
 
 SAME_SIGMA = 2e-3
 """A state this near to a step's noise level is that step's."""
@@ -52,7 +48,6 @@ class ODERegression(OneLoss):
         context_frames: First frames that were given to the teacher: clean, without loss. Whole chunks.
         off_schedule: What happens if the trajectories lack a noise level of the schedule: they are refused, or
             all their states are trained, at levels that streaming does not use.
-        optimization: How the network is optimised.
         **kwargs: Those of ``OneLoss``.
 
     Raises:
@@ -70,10 +65,9 @@ class ODERegression(OneLoss):
         clean_probability: float = 0.0,
         context_frames: int = 0,
         off_schedule: Literal["refuse", "train"] = "refuse",
-        optimization: Optimization = REGRESSION,
         **kwargs: Any,
     ) -> None:
-        super().__init__(backbone, optimization=optimization, **kwargs)
+        super().__init__(backbone, **kwargs)
         if not 0.0 <= clean_probability < 1.0:
             raise ValueError(f"`clean_probability` must be in [0, 1), got {clean_probability}")
         if clean_probability and context == "clean":

@@ -6,11 +6,12 @@ from abc import ABC, abstractmethod
 from typing import NamedTuple
 
 import torch
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from torch.optim import Optimizer
 
 from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.training.manual import ManualModule
+from lightning_adastate.training.optimization import build_optimizer
 from lightning_adastate.training.randomness import fold_seed, generator_of
 from lightning_adastate.types import VideoBatch
 
@@ -68,6 +69,8 @@ class OneLoss(ManualModule, ABC):
         """Return what is optimised: the backbone, and anchors that have parameters."""
         return list(self.generator.parameters())
 
-    def configure_optimizers(self) -> Optimizer:
-        """Return the optimiser of the trained parameters."""
-        return self.optimization.build(self.trained_parameters())
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
+        """Return the optimiser of the trained parameters, and its schedule."""
+        return build_optimizer(
+            self.trained_parameters(), self.build_optimizer, self.build_lr_scheduler
+        )

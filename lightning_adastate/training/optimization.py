@@ -1,84 +1,114 @@
-"""How one network is optimised: AdamW, its learning rate over time, clipping."""
+"""How one network is optimised: any torch optimiser and schedule, and the schedule that our recipes use."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from lightning_adastate.training.sharding import full_tensor
 
 
-@dataclass(frozen=True)
-class Optimization:
-    """AdamW with warm-up, decay and gradient clipping.
+class WarmupDecay(LRScheduler):
+    """Let the learning rate rise linearly and then fall, as a pure function of the optimiser step.
+
+    A checkpoint holds the step alone, so a resumed run follows the rates that it is configured with.
 
     Args:
-        lr: Peak learning rate.
-        betas: Decay of the running means of gradient and squared gradient.
-        weight_decay: Decoupled weight decay.
-        clip_norm: Largest norm of the whole gradient; ``None`` does not clip.
+        optimizer: Its learning rates are the peak.
         warmup_steps: The learning rate rises linearly over this many optimiser steps.
         decay: How it falls from its peak to ``final_lr_fraction`` of it.
         decay_steps: Optimiser step at which the fall ends. Needed for any ``decay`` but ``none``.
         final_lr_fraction: What is left of the peak then.
 
     Raises:
-        ValueError: If a number is out of range, or a decay has no end.
+        ValueError: If a decay has no end.
     """
 
-    lr: float = 2e-6
-    betas: tuple[float, float] = (0.0, 0.999)
-    weight_decay: float = 0.01
-    clip_norm: float | None = 10.0
-    warmup_steps: int = 0
-    decay: Literal["none", "linear", "cosine"] = "none"
-    decay_steps: int | None = None
-    final_lr_fraction: float = 0.1
-
-    def __post_init__(self) -> None:
-        if self.lr <= 0.0:
-            raise ValueError(f"`lr` must be positive, got {self.lr}")
-        if self.clip_norm is not None and self.clip_norm <= 0.0:
-            raise ValueError(f"`clip_norm` must be positive or null, got {self.clip_norm}")
-        if self.decay != "none" and (self.decay_steps is None or self.decay_steps < 1):
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        *,
+        warmup_steps: int = 0,
+        decay: Literal["none", "linear", "cosine"] = "none",
+        decay_steps: int | None = None,
+        final_lr_fraction: float = 0.1,
+    ) -> None:
+        if decay != "none" and (decay_steps is None or decay_steps < 1):
             raise ValueError(
-                f"`decay` {self.decay} needs `decay_steps` of 1 or more, got {self.decay_steps}"
+                f"`decay` {decay} needs `decay_steps` of 1 or more, got {decay_steps}"
             )
+        self.warmup_steps = warmup_steps
+        self.decay = decay
+        self.decay_steps = decay_steps
+        self.final_lr_fraction = final_lr_fraction
+        super().__init__(optimizer)
 
-    def build(self, parameters: Iterable[nn.Parameter]) -> torch.optim.AdamW:
-        """Return the optimiser of those parameters that want a gradient."""
-        wanted = [parameter for parameter in parameters if parameter.requires_grad]
-        optimizer = torch.optim.AdamW(
-            wanted, lr=self.lr_at(0), betas=self.betas, weight_decay=self.weight_decay
-        )
-        # Autocast keeps cast weights until the training step ends, and we go on within it.
-        optimizer.register_step_post_hook(lambda *_: torch.clear_autocast_cache())
-        return optimizer
+    def get_lr(self) -> list[float | Tensor]:
+        """Return the learning rate of each parameter group at this step."""
+        return [self._rate(peak, self.last_epoch) for peak in self.base_lrs]
 
-    def lr_at(self, step: int) -> float:
-        """Return the learning rate of an optimiser step, a pure function of its number."""
+    def _rate(self, peak: float | Tensor, step: int) -> float | Tensor:
         if step < self.warmup_steps:
-            return self.lr * (step + 1) / (self.warmup_steps + 1)
+            return peak * (step + 1) / (self.warmup_steps + 1)
         if self.decay == "none" or self.decay_steps is None:
-            return self.lr
+            return peak
         span = max(1, self.decay_steps - self.warmup_steps)
         done = min(1.0, (step - self.warmup_steps) / span)
         left = 1.0 - done if self.decay == "linear" else 0.5 * (1.0 + math.cos(math.pi * done))
-        return self.lr * (self.final_lr_fraction + (1.0 - self.final_lr_fraction) * left)
+        return peak * (self.final_lr_fraction + (1.0 - self.final_lr_fraction) * left)
 
-    def prepare(self, optimizer: torch.optim.Optimizer, step: int) -> Tensor:
-        """Set the learning rate of ``step`` and clip the gradients; return their norm before clipping."""
-        for group in optimizer.param_groups:
-            group["lr"] = self.lr_at(step)
-        limit = math.inf if self.clip_norm is None else self.clip_norm
-        return full_tensor(nn.utils.clip_grad_norm_(parameters_of(optimizer), limit))
+    def state_dict(self) -> dict[str, Any]:
+        """Return the step."""
+        return {"last_epoch": self.last_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go to a saved step. Call it after the optimiser's state is loaded, whose rates it replaces."""
+        self.last_epoch = state_dict["last_epoch"]
+        for group, rate in zip(self.optimizer.param_groups, self.get_lr(), strict=True):
+            group["lr"] = rate
 
 
-def parameters_of(optimizer: torch.optim.Optimizer) -> Sequence[nn.Parameter]:
+def build_optimizer(
+    parameters: Iterable[nn.Parameter],
+    optimizer: OptimizerCallable,
+    lr_scheduler: LRSchedulerCallable | None = None,
+) -> OptimizerLRSchedulerConfig:
+    """Return the optimiser of those parameters that want a gradient, and its schedule.
+
+    Args:
+        parameters: Of one network.
+        optimizer: Makes the optimiser.
+        lr_scheduler: Makes the schedule; ``None`` keeps the learning rate.
+
+    Raises:
+        ValueError: If the schedule waits for a metric.
+    """
+    built = optimizer([parameter for parameter in parameters if parameter.requires_grad])
+    # Autocast keeps cast weights until the training step ends, and we go on within it.
+    built.register_step_post_hook(lambda *_: torch.clear_autocast_cache())
+    schedule = (lr_scheduler or WarmupDecay)(built)
+    if isinstance(schedule, ReduceLROnPlateau):
+        raise ValueError(  # noqa: TRY004
+            "`lr_scheduler` must follow the optimiser steps, got ReduceLROnPlateau, which waits for a "
+            "metric; name another one, for example WarmupDecay"
+        )
+    return {"optimizer": built, "lr_scheduler": schedule}
+
+
+def clip_gradients(optimizer: Optimizer, limit: float | None) -> Tensor:
+    """Clip the norm of all gradients of an optimiser; return the norm before."""
+    norm = nn.utils.clip_grad_norm_(parameters_of(optimizer), math.inf if limit is None else limit)
+    return full_tensor(norm)
+
+
+def parameters_of(optimizer: Optimizer) -> Sequence[nn.Parameter]:
     """Return everything an optimiser steps."""
     return [parameter for group in optimizer.param_groups for parameter in group["params"]]

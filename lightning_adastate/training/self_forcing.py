@@ -4,15 +4,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
-from torch.optim import Optimizer
 
 from lightning_adastate.backbones import Backbone
 from lightning_adastate.callbacks.loss_weighting import apply_frame_weights
@@ -31,15 +32,11 @@ from lightning_adastate.training.networks import (
     place,
     velocity_of,
 )
-from lightning_adastate.training.optimization import Optimization
+from lightning_adastate.training.optimization import build_optimizer, clip_gradients
 from lightning_adastate.training.persistent import PersistentStreamModule
 from lightning_adastate.training.randomness import fold_seed, generator_of
 from lightning_adastate.training.trainers import trainer_of
 from lightning_adastate.types import VideoBatch
-
-GENERATOR = Optimization()
-CRITIC = Optimization(lr=4e-7)
-"""Defaults of the public Self-Forcing code."""
 
 
 class SelfForcing(PersistentStreamModule):
@@ -77,9 +74,9 @@ class SelfForcing(PersistentStreamModule):
         backward: ``whole`` keeps the graph of all chunks; ``chunks`` rolls out without one, then makes each
             chunk again and back-propagates it with its part of the loss's gradient: the same gradients in
             the memory of one chunk, for up to twice the rollout's time.
-        optimization: How the generator is optimised; anchor parameters included.
-        critic_optimization: How the critic is optimised; its schedule counts its own optimiser steps, warm-up
-            included.
+        critic_optimizer: Makes the critic's optimiser. ``optimizer`` is the generator's, anchor parameters included.
+        critic_lr_scheduler: Makes the critic's learning rate; it counts all optimiser steps, those of
+            ``critic_warmup`` included.
         **kwargs: Those of ``ManualModule``.
 
     Raises:
@@ -93,6 +90,7 @@ class SelfForcing(PersistentStreamModule):
         *,
         loss: GeneratorLoss,
         critic_loss: CriticLoss,
+        critic_optimizer: OptimizerCallable,
         teacher: Callable[[], Backbone] | None = None,
         teacher_weights: str | None = None,
         teacher_dtype: TeacherDType = "float32",
@@ -110,11 +108,10 @@ class SelfForcing(PersistentStreamModule):
         kv_gradient: KVGradient = "detach",
         rollouts: Rollouts | None = None,
         backward: Backward = "whole",
-        optimization: Optimization = GENERATOR,
-        critic_optimization: Optimization = CRITIC,
+        critic_lr_scheduler: LRSchedulerCallable | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(backbone, optimization=optimization, **kwargs)
+        super().__init__(backbone, **kwargs)
         check_least("generator_interval", generator_interval, 1)
         check_least("critic_steps", critic_steps, 1)
         check_least("critic_warmup", critic_warmup, 0)
@@ -150,7 +147,8 @@ class SelfForcing(PersistentStreamModule):
         self.exit_step: Literal["random", "last"] = exit_step
         self.kv_gradient: KVGradient = kv_gradient
         self.backward_by: Backward = backward
-        self.critic_optimization = critic_optimization
+        self.build_critic_optimizer = critic_optimizer
+        self.build_critic_lr_scheduler = critic_lr_scheduler
 
     def setup(self, stage: str) -> None:
         """Build teacher and critic. Streaming needs neither, so only what has losses has them."""
@@ -238,10 +236,12 @@ class SelfForcing(PersistentStreamModule):
             loss = self.critic_loss(video, critic, draw, given_frames=given).loss
             self.manual_backward(loss / self.accumulate)
             if self.completes_step:
-                norm = self.critic_optimization.prepare(optimizer, self.steps_begun)
+                norm = clip_gradients(optimizer, self.clip_norm)
                 optimizer.step()
                 optimizer.zero_grad()
                 self.log("train/grad_norm_critic", norm)
+        if self.completes_step:
+            self.step_schedule(1)
         self.log("train/loss_critic", loss.detach(), prog_bar=True)
         if rollout.exit_step is not None:
             self.log(f"train/loss_critic_exit{rollout.exit_step}", loss.detach())
@@ -357,10 +357,16 @@ class SelfForcing(PersistentStreamModule):
         critic = self.critic_loss(video, networks.critic, draw, given_frames=given).loss
         return {"loss_generator": score, "loss_critic": critic}
 
-    def configure_optimizers(self) -> list[Optimizer]:
+    def configure_optimizers(self) -> Sequence[OptimizerLRSchedulerConfig]:
         """Return the generator's optimiser, which moves ``global_step``, and the critic's."""
         assert self.critic is not None
         return [
-            self.optimization.build(self.generator.parameters()),
-            self.critic_optimization.build(self.critic.parameters()),
+            build_optimizer(
+                self.generator.parameters(), self.build_optimizer, self.build_lr_scheduler
+            ),
+            build_optimizer(
+                self.critic.parameters(),
+                self.build_critic_optimizer,
+                self.build_critic_lr_scheduler,
+            ),
         ]

@@ -37,7 +37,7 @@ class StopAt(Callback):
 OPTIONS = """\
 --config toy/adastate --model.generator_interval 2 --model.critic_warmup 1 --model.critic_steps 2
 --model.backbone.num_layers 1 --model.weights null --model.teacher_weights null
---model.critic_weights null --model.num_frames 9 --model.optimization.warmup_steps 3
+--model.critic_weights null --model.num_frames 9 --model.lr_scheduler.warmup_steps 3
 --data.num_clips 12 --data.video_frames 15 --data.clip_frames 9 --data.batch_size 2
 --data.cache_folder clips --trainer.accelerator cpu --trainer.enable_progress_bar false
 --trainer.enable_model_summary false --trainer.logger.save_dir runs

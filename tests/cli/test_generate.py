@@ -117,7 +117,7 @@ def test_a_clip_is_continued_from_its_last_whole_chunks():
 
 def test_weights_come_from_a_checkpoint_and_the_video_is_watchable():
     save = "--trainer.callbacks={class_path: ModelCheckpoint, init_args: {dirpath: ckpt, filename: one}}"
-    assert main(["fit", "--config=base.yaml", "--model.optimization.lr=0.1", save]) == 0
+    assert main(["fit", "--config=base.yaml", "--model.optimizer.lr=0.1", save]) == 0
     _, trained, _ = run("a", "--generation.weights=ckpt/one.ckpt")
     _, again, _ = run("b", "--ckpt_path=ckpt/one.ckpt")
     assert torch.equal(trained, again)

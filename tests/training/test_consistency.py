@@ -1,7 +1,10 @@
 """Consistency distillation: one teacher step between neighbouring levels, and the average's answer behind it."""
 
+from functools import partial
+
 import pytest
 import torch
+from torch.optim import AdamW
 from training_toy import ClipData, backbone, parts, trainer
 
 from lightning_adastate.anchors import StaticAnchor
@@ -9,7 +12,7 @@ from lightning_adastate.backbones.masks import teacher_forcing_mask
 from lightning_adastate.caches import RelativisticCache
 from lightning_adastate.losses import FlowMatchingLoss
 from lightning_adastate.schedules import FewStepSchedule
-from lightning_adastate.training import ConsistencyDistillation, Optimization
+from lightning_adastate.training import ConsistencyDistillation
 from lightning_adastate.training.consistency import distances, predict_x0
 from lightning_adastate.training.parallel import causal_mask, masked_velocity
 
@@ -29,7 +32,7 @@ def stage(**options):
         "steps": 4,
         "shift": 1.0,
         "ema_decay": 0.5,
-        "optimization": Optimization(lr=1e-2, betas=(0.9, 0.99)),
+        "optimizer": partial(AdamW, lr=1e-2, betas=(0.9, 0.99)),
     }
     model = ConsistencyDistillation(backbone(), **parts(**{**defaults, **options}))
     model.setup("fit")
@@ -222,8 +225,8 @@ def test_the_teacher_is_a_copy_of_the_start_and_is_not_saved(tmp_path):
 
 def test_a_solver_that_is_right_makes_the_loss_fall(tmp_path):
     """From a flow-matched start, answers at neighbouring levels come nearer to each other."""
-    slow = Optimization(lr=3e-3, betas=(0.9, 0.99))
-    model = stage(teacher=None, optimization=slow, **FRAME_WISE)
+    slow = partial(AdamW, lr=3e-3, betas=(0.9, 0.99))
+    model = stage(teacher=None, optimizer=slow, **FRAME_WISE)
     model.trainer = trainer("/tmp")
     data = ClipData(batch_size=4)
     latents = clips(rows=4)

@@ -1,11 +1,12 @@
 """Flow matching on real clips: parallel modes, and through the streaming window."""
 
-from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 from lightning.pytorch import Callback
 from tiny import LATENT, streamer, text
+from torch.optim import AdamW
 from training_toy import ClipData, causal, flow_matching, trainer
 
 from lightning_adastate.anchors import AdaptiveAnchor, EMAAnchor, StaticAnchor
@@ -13,7 +14,7 @@ from lightning_adastate.backbones.masks import diffusion_forcing_mask, teacher_f
 from lightning_adastate.caches import RelativisticCache
 from lightning_adastate.codecs import PixelShuffleCodec
 from lightning_adastate.schedules import FewStepSchedule
-from lightning_adastate.training import CausalFlowMatching, Optimization
+from lightning_adastate.training import CausalFlowMatching, WarmupDecay
 from lightning_adastate.types import BackboneOutput
 
 
@@ -291,8 +292,11 @@ def test_an_optimizer_step_uses_the_mean_over_its_batches(tmp_path):
 
 
 def test_the_learning_rate_and_the_clipping_reach_the_optimizer(tmp_path):
-    plan = Optimization(1.0, betas=(0.0, 0.0), weight_decay=0.0, clip_norm=1e-3)
-    model = flow_matching(optimization=replace(plan, decay="linear", decay_steps=4))
+    model = flow_matching(
+        optimizer=partial(AdamW, lr=1.0, betas=(0.0, 0.0), weight_decay=0.0),
+        lr_scheduler=partial(WarmupDecay, decay="linear", decay_steps=4),
+        clip_norm=1e-3,
+    )
     rates, norms = [], []
 
     class Watch(Callback):

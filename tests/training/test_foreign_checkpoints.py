@@ -32,7 +32,13 @@ def larger(num_layers=2, dim=24):
         text_tokens=4,
     )
     return SelfForcing(
-        backbone, **parts(), loss=plain.loss, critic_loss=plain.critic_loss, ema_decay=0.5
+        backbone,
+        **parts(),
+        loss=plain.loss,
+        critic_loss=plain.critic_loss,
+        optimizer=plain.build_optimizer,
+        critic_optimizer=plain.build_critic_optimizer,
+        ema_decay=0.5,
     )
 
 

@@ -1,9 +1,12 @@
 """ODE regression: which state each chunk starts from, what it sees, what carries loss; the teacher's solver."""
 
+from functools import partial
+
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from tiny import golden_backbone, streamer, text
+from torch.optim import AdamW
 from torch.utils.data import DataLoader
 from training_toy import backbone, parts, trainer
 
@@ -15,7 +18,7 @@ from lightning_adastate.data.trajectory_shards import shard_path, write_shard
 from lightning_adastate.flow import add_noise
 from lightning_adastate.noise import NoiseKey, RecordedNoise
 from lightning_adastate.schedules import FewStepSchedule
-from lightning_adastate.training import ODERegression, Optimization
+from lightning_adastate.training import ODERegression
 from lightning_adastate.training.parallel import (
     causal_mask,
     guided,
@@ -34,7 +37,7 @@ def stage(**options):
         "anchor": StaticAnchor(0),
         "schedule": FewStepSchedule(2, steps=STEPS, shift=1.0),
         "cache": RelativisticCache(window_frames=4),
-        "optimization": Optimization(lr=1e-2, betas=(0.9, 0.99)),
+        "optimizer": partial(AdamW, lr=1e-2, betas=(0.9, 0.99)),
     }
     return ODERegression(backbone(), **parts(**{**defaults, **options}))
 

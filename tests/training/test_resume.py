@@ -5,6 +5,7 @@ import random
 import signal
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -12,15 +13,23 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch.optim.lr_scheduler import CosineAnnealingLR, LinearLR
 from training_toy import ClipData, causal, flow_matching, self_forcing, trainer
 
 from lightning_adastate.anchors import AdaptiveAnchor, StaticAnchor
 from lightning_adastate.callbacks import ExactResume, GracefulStop
+from lightning_adastate.training import WarmupDecay
 
 MODULES = {
-    "self_forcing": lambda: self_forcing(critic_warmup=1),
+    "self_forcing": lambda: self_forcing(
+        critic_warmup=1,
+        lr_scheduler=partial(CosineAnnealingLR, T_max=7),
+        critic_lr_scheduler=partial(WarmupDecay, warmup_steps=4),
+    ),
     "accumulating": lambda: self_forcing(accumulate=3, critic_rollout="shared"),
-    "flow_matching": lambda: flow_matching(mode="diffusion_forcing", accumulate=2),
+    "flow_matching": lambda: flow_matching(
+        mode="diffusion_forcing", accumulate=2, lr_scheduler=partial(LinearLR, total_iters=4)
+    ),
     "causal": lambda: causal(training_anchors=[StaticAnchor(1), AdaptiveAnchor(1)]),
 }
 
