@@ -208,8 +208,8 @@ class WanTransformer(Backbone):
         velocity = self._unpatchify(self.head(x_BSE, time_BFE), frames, grid)
         total = latents_BFCHW.shape[1]
         kv = _stack(keys, values, total) if return_kv else None
-        asked = torch.stack(queries).unflatten(2, (total, -1)) if return_query else None
-        return BackboneOutput(velocity, kv, asked)
+        query = torch.stack(queries).unflatten(2, (total, -1)) if return_query else None
+        return BackboneOutput(velocity, kv, query)
 
     def _blocks(self) -> Sequence[WanBlock]:
         return self.blocks  # type: ignore[return-value]

@@ -46,23 +46,23 @@ def main(args: Sequence[str] | None = None) -> int:
     """Parse, stream, print and write."""
     import_families()
     parser = attention_parser()
-    asked = parser.parse_args(args)
-    module = build_streaming(parser, asked.model, asked.weights)
+    parsed = parser.parse_args(args)
+    module = build_streaming(parser, parsed.model, parsed.weights)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    module = module.to(device if asked.device == "auto" else asked.device)
-    state = module.open_stream(read_prompts(asked.prompts), seed=asked.seed)
-    made = probe_attention(module.streamer, state, asked.chunks)
-    seen = [mass for _, masses in track(made, "streaming", asked.chunks) for mass in masses]
+    module = module.to(device if parsed.device == "auto" else parsed.device)
+    state = module.open_stream(read_prompts(parsed.prompts), seed=parsed.seed)
+    made = probe_attention(module.streamer, state, parsed.chunks)
+    seen = [mass for _, masses in track(made, "streaming", parsed.chunks) for mass in masses]
     if not seen:
         raise ValueError(
-            f"no pass of {asked.chunks} chunks reads a cached frame; ask for more `--chunks`"
+            f"no pass of {parsed.chunks} chunks reads a cached frame; ask for more `--chunks`"
         )
     console = Console()
     console.print(table_of(seen))
-    with output_folder(asked.output):
-        asked.output.mkdir(parents=True, exist_ok=True)
+    with output_folder(parsed.output):
+        parsed.output.mkdir(parents=True, exist_ok=True)
         title = type(module.streamer.anchor).__name__
-        attention_picture(asked.output / "attention.png", seen, title=title)
-        (asked.output / "attention.json").write_text(json.dumps([as_plain(m) for m in seen]))
-    console.print(f"written to {asked.output}: attention.json, attention.png")
+        attention_picture(parsed.output / "attention.png", seen, title=title)
+        (parsed.output / "attention.json").write_text(json.dumps([as_plain(m) for m in seen]))
+    console.print(f"written to {parsed.output}: attention.json, attention.png")
     return 0

@@ -14,11 +14,11 @@ def main(args: Sequence[str] | None = None) -> int:
     """Parse, stream every arm, print and write."""
     parser = comparison_parser()
     parser.add_argument("--output", type=Path, default=Path("outputs/compare"), help="Folder.")
-    asked = parser.parse_args(args)
-    comparison = build_comparison(parser, asked)
-    with output_folder(asked.output):
+    parsed = parser.parse_args(args)
+    comparison = build_comparison(parser, parsed)
+    with output_folder(parsed.output):
         compared = comparison.run()
         print_tables(compared.arms, wide_console())
-        names = compared.write(asked.output)
-    print(f"written to {asked.output}: {', '.join(names)}")
+        names = compared.write(parsed.output)
+    print(f"written to {parsed.output}: {', '.join(names)}")
     return 0

@@ -63,27 +63,27 @@ def evaluate_parser() -> SentenceParser:
 
 def main(args: Sequence[str] | None = None) -> int:
     """Parse, score or hand over, print and write."""
-    asked = evaluate_parser().parse_args(args)
-    if not asked.videos:
+    parsed = evaluate_parser().parse_args(args)
+    if not parsed.videos:
         raise ValueError("give video files, or folders of them")
-    if (asked.vbench is None) != (asked.prompts is None):
+    if (parsed.vbench is None) != (parsed.prompts is None):
         raise ValueError("`vbench` and `prompts` go together; give both or neither")
-    if asked.vbench is not None:
-        groups = find_groups(asked.videos)
-        return _hand_over(groups, asked.prompts, asked.vbench, asked.hand_over)
-    with output_folder(asked.output):
+    if parsed.vbench is not None:
+        groups = find_groups(parsed.videos)
+        return _hand_over(groups, parsed.prompts, parsed.vbench, parsed.hand_over)
+    with output_folder(parsed.output):
         evaluation = evaluate(
-            asked.videos,
-            chunk_frames=asked.chunk_frames,
-            first_chunk_frames=asked.first_chunk_frames,
-            window_frames=asked.window_frames,
-            num_parts=asked.num_parts,
-            device=asked.device,
+            parsed.videos,
+            chunk_frames=parsed.chunk_frames,
+            first_chunk_frames=parsed.first_chunk_frames,
+            window_frames=parsed.window_frames,
+            num_parts=parsed.num_parts,
+            device=parsed.device,
         )
-        names = evaluation.write(asked.output)
+        names = evaluation.write(parsed.output)
     console = wide_console()
     console.print(evaluation.table())
-    console.print(f"written to {asked.output}: {', '.join(names)}")
+    console.print(f"written to {parsed.output}: {', '.join(names)}")
     return 0
 
 

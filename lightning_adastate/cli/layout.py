@@ -40,23 +40,23 @@ def main(args: Sequence[str] | None = None) -> int:
     """Parse, lay out, print and draw."""
     configs, rest = split_configs([] if args is None else args)
     parser = layout_parser()
-    asked = parser.parse_args(arguments_of(configs, rest))
-    if asked.picture is not None and asked.picture.suffix != ".png":
-        raise ValueError(f"`picture` must end in .png, got {str(asked.picture)!r}")
-    mechanism = build_mechanism(parser, asked)
-    geometry: Geometry = parser.instantiate_classes(asked).geometry
+    parsed = parser.parse_args(arguments_of(configs, rest))
+    if parsed.picture is not None and parsed.picture.suffix != ".png":
+        raise ValueError(f"`picture` must end in .png, got {str(parsed.picture)!r}")
+    mechanism = build_mechanism(parser, parsed)
+    geometry: Geometry = parser.instantiate_classes(parsed).geometry
     chunks = lay_out(
         mechanism.anchor,
         mechanism.cache,
         mechanism.schedule,
-        asked.chunks,
+        parsed.chunks,
         mechanism.timeline,
         grid=(geometry.rows, geometry.columns),
     )
     console = Console()
     print_layout(chunks, geometry, console if console.width >= WIDTH else Console(width=WIDTH))
-    if asked.picture is not None:
+    if parsed.picture is not None:
         title = configs[-1] if configs else type(mechanism.anchor).__name__
-        layout_picture(asked.picture, chunks, title=Path(title).stem)
-        console.print(f"written to {asked.picture}")
+        layout_picture(parsed.picture, chunks, title=Path(title).stem)
+        console.print(f"written to {parsed.picture}")
     return 0

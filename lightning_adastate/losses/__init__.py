@@ -1,4 +1,4 @@
-"""Losses: pure maths on latents. They ask networks for velocities and know none of them."""
+"""Losses: pure maths on latents. They evaluate networks and know none of them."""
 
 from lightning_adastate.losses.base import (
     GeneratorLoss,

@@ -1,4 +1,4 @@
-"""The contract of a loss on a rolled-out video: it asks networks for velocities and knows none of them."""
+"""The contract of a loss on a rolled-out video: it evaluates networks and knows none of them."""
 
 # Shapes: B batch, F frames, C channels, H W latent height / width.
 
@@ -22,7 +22,7 @@ Reweight = Callable[[Tensor, Tensor], Tensor]
 
 
 class Networks(NamedTuple):
-    """What a loss may ask.
+    """What a loss may evaluate.
 
     Args:
         teacher: The frozen teacher with the prompt.
@@ -140,7 +140,7 @@ class GeneratorLoss(NoisingLoss, ABC):
 
         Args:
             video_BFCHW: The rollout's content latents with their graph, ``[B, F, C, H, W]``.
-            networks: What may be asked for velocities.
+            networks: What may be evaluated.
             draw: Noise level and noise, from ``draw``.
             given_frames: First frames that were given and not generated: the networks see them clean at
                 timestep 0, and they carry no loss.

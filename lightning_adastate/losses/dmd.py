@@ -58,7 +58,7 @@ class DMDLoss(GeneratorLoss):
 
     Args:
         weighting: Weight of every frame; ``None`` is ``UniformWeighting``.
-        guidance: Teacher's x0 is ``cond + guidance (cond - uncond)``: 3 is what others call 4. 0 asks the
+        guidance: Teacher's x0 is ``cond + guidance (cond - uncond)``: 3 is what others call 4. 0 evaluates the
             teacher once and needs no negative prompt.
         normaliser: ``per_sample`` divides by the mean distance of video and teacher.
         shift: Timestep shift, both of how timesteps are drawn and of the noise levels.

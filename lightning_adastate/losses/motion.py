@@ -90,7 +90,7 @@ class MotionDMDLoss(DMDLoss):
         given_frames: int = 0,
         reweight: Reweight | None = None,
     ) -> LossOutput:
-        """Return both terms; teacher and critic are asked once.
+        """Return both terms; teacher and critic are evaluated once.
 
         Raises:
             ValueError: If there is only one frame, which does not move.

@@ -97,16 +97,16 @@ def comparison_parser(*, exit_on_error: bool = True) -> SentenceParser:
     return parser
 
 
-def build_comparison(parser: SentenceParser, asked: Namespace) -> Comparison:
+def build_comparison(parser: SentenceParser, parsed: Namespace) -> Comparison:
     """Build a parsed comparison.
 
     Raises:
         ValueError: If an arm is named twice, or something does not fit.
     """
-    built = parser.instantiate_classes(asked)
+    built = parser.instantiate_classes(parsed)
     module: StreamModule = built.model
-    if asked.weights is not None:
-        load_into(module.streamer.backbone, asked.weights)
+    if parsed.weights is not None:
+        load_into(module.streamer.backbone, parsed.weights)
     arms = {name: Variation(anchor) for name, anchor in (built.anchors or {}).items()}
     others = built.arms or {}
     if arms.keys() & others.keys():
@@ -115,8 +115,8 @@ def build_comparison(parser: SentenceParser, asked: Namespace) -> Comparison:
         module=module,
         world=built.world,
         arms={**arms, **others},
-        episodes=asked.episodes,
-        horizons=asked.horizons,
-        num_given=asked.num_given,
-        seed=asked.seed,
+        episodes=parsed.episodes,
+        horizons=parsed.horizons,
+        num_given=parsed.num_given,
+        seed=parsed.seed,
     )

@@ -63,8 +63,8 @@ def load_module(
     path = config_file(config)
     parser = recipe_parser(exit_on_error=False)
     with in_sentences(parser):
-        asked = parser.parse_args([f"--config={path}", *resolve_arguments(overrides)])
-        return build_streaming(parser, asked.model, weights)
+        parsed = parser.parse_args([f"--config={path}", *resolve_arguments(overrides)])
+        return build_streaming(parser, parsed.model, weights)
 
 
 def recipe_parser(

@@ -95,9 +95,9 @@ def mechanism_parser(
     return parser
 
 
-def build_mechanism(parser: SentenceParser, asked: Namespace) -> Mechanism:
+def build_mechanism(parser: SentenceParser, parsed: Namespace) -> Mechanism:
     """Build a parsed mechanism."""
-    built = parser.instantiate_classes(asked)
+    built = parser.instantiate_classes(parsed)
     return Mechanism(built.model, timeline_of(built.timeline))
 
 

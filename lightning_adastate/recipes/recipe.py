@@ -77,8 +77,8 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         config = str(config_file(str(recipe)))
     parser = whole_recipe_parser()
     with in_sentences(parser):
-        asked = parser.parse_args([f"--config={config}", *resolve_arguments(overrides)])
-        built = build(parser, asked)
+        parsed = parser.parse_args([f"--config={config}", *resolve_arguments(overrides)])
+        built = build(parser, parsed)
     if checkpoint is not None:
         weights = checkpoint["state_dict"]
         assert isinstance(weights, dict)
@@ -101,15 +101,15 @@ def whole_recipe_parser() -> RecipeParser:
     return parser
 
 
-def build(parser: RecipeParser, asked: Namespace) -> Recipe:
+def build(parser: RecipeParser, parsed: Namespace) -> Recipe:
     """Seed, and build a parsed recipe."""
-    text = parser.dump(asked, skip_none=False, skip_link_targets=False)
-    build_in_format(parser, asked.trainer.precision)
-    if asked.seed_everything is not False:
+    text = parser.dump(parsed, skip_none=False, skip_link_targets=False)
+    build_in_format(parser, parsed.trainer.precision)
+    if parsed.seed_everything is not False:
         seed_everything(
-            None if asked.seed_everything is True else asked.seed_everything, workers=True
+            None if parsed.seed_everything is True else parsed.seed_everything, workers=True
         )
-    built = parser.instantiate_classes(asked)
+    built = parser.instantiate_classes(parsed)
     module: StreamModule = built.model
     module.recipe_text = text
     trainer = dict(built.trainer.items(branches=True, nested=False))

@@ -65,9 +65,9 @@ def trajectories_parser(*, exit_on_error: bool = True) -> SentenceParser:
     return parser
 
 
-def build_trajectories(parser: SentenceParser, asked: Namespace) -> Trajectories:
+def build_trajectories(parser: SentenceParser, parsed: Namespace) -> Trajectories:
     """Build parsed trajectories."""
-    built = parser.instantiate_classes(asked)
+    built = parser.instantiate_classes(parsed)
     making = Making(**{name: built[name] for name in Making.__dataclass_fields__})
     module: StreamModule = built.model.to(making.where).eval()
     return Trajectories(module, making, Source(module, making, built.get("data")))

@@ -17,7 +17,7 @@ class StreamBuffers:
     It holds no state: a new one gives the same stream. Weights must not change while it is in use.
 
     Args:
-        graphs: Records the passes of a full window, where the backbone asks for it; ``None`` is a new one.
+        graphs: Records the passes of a full window, where the backbone wants it; ``None`` is a new one.
     """
 
     def __init__(self, graphs: PassGraphs | None = None) -> None:

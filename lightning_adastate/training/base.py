@@ -97,7 +97,7 @@ class StreamModule(LightningModule, PixelStreaming):
         self.register_state_dict_post_hook(_leave_out_frozen)  # type: ignore[no-untyped-call]
 
     def configure_model(self) -> None:
-        """Spread the networks over the processes, where the strategy asks for it (FSDP2).
+        """Shard the networks over the processes, where the strategy says so (FSDP2).
 
         Raises:
             ValueError: If the anchor has parameters, or tensors are to be split too.

@@ -1,4 +1,4 @@
-"""Teachers and critics: how they are built, where a teacher waits, and how a loss asks them."""
+"""Teachers and critics: how they are built, where a teacher waits, and how a loss evaluates them."""
 
 # Shapes: B batch, F frames, C channels, H W latent height / width, S text tokens, D text width.
 

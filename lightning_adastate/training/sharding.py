@@ -32,7 +32,7 @@ def data_mesh(mesh: DeviceMesh) -> DeviceMesh:
 
 
 def shard_networks(module: nn.Module, mesh: DeviceMesh) -> None:
-    """Spread every network of a stage once: generator, average, and what it has beside them.
+    """Shard every network of a stage once: generator, average, and what it has beside them.
 
     Raises:
         ValueError: If an anchor has parameters: it is no network that FSDP could gather.
@@ -58,7 +58,7 @@ def _networks(module: nn.Module) -> Iterator[Backbone]:
 
 
 def shard_network(backbone: Backbone, mesh: DeviceMesh) -> None:
-    """Spread a backbone's parameters over the processes of ``mesh``, in place.
+    """Shard a backbone's parameters over the processes of ``mesh``, in place.
 
     Every list of its blocks is gathered block by block. FSDP gathers weights around ``forward`` alone, so the
     methods that are called outside it are made known: those of the backbone, and those of the cross-attention
@@ -86,5 +86,5 @@ def _let_go(backbone: nn.Module, args: object, output: object) -> None:
 
 
 def full_tensor(tensor: Tensor) -> Tensor:
-    """Return a tensor as one, gathered from all processes if it is sharded. All must ask."""
+    """Return a tensor as one, gathered from all processes if it is sharded. All processes must call it."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
