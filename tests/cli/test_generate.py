@@ -1,5 +1,6 @@
 """generate: what is streamed is exact, and nothing is ever half written."""
 
+import re
 import sys
 import threading
 from pathlib import Path
@@ -13,6 +14,7 @@ from lightning_adastate import load_module
 from lightning_adastate.__main__ import main
 from lightning_adastate.backbones import WanTransformer
 from lightning_adastate.files import save_tensors
+from lightning_adastate.generation.generate import Generation, generate
 from lightning_adastate.media.latents import LatentsWriter
 from lightning_adastate.media.video import probe_video, read_video, write_video
 from lightning_adastate.streaming.events import kv_flush, prompt_switch
@@ -42,8 +44,41 @@ def workplace(tmp_path, monkeypatch, weights):
     return tmp_path
 
 
+@pytest.fixture(scope="module", autouse=True)
+def module(weights):
+    """What the command line builds of base.yaml, built once for all that is generated from Python."""
+    config = weights.parent / "with_weights.yaml"
+    config.write_text(BASE.replace("frame_size:", f"weights: {weights}\n    frame_size:"))
+    MODULE.append(load_module(str(config)))
+    yield MODULE[0]
+    MODULE.clear()
+
+
+MODULE = []
+FROM_PYTHON = {"state_in", "state_out", "start", "seed", "decode"}
+
+
+def asked_of(args):
+    """Options of ``Generation``, as the command line has them."""
+    asked = dict(arg.removeprefix("--generation.").split("=", 1) for arg in args)
+    return {key: int(value) if key == "seed" else value for key, value in asked.items()}
+
+
 def run(name, *args, chunks=3, prompts="drifting west"):
-    """Generate losslessly; return the exit code, the latents and the frames."""
+    """Generate losslessly; return the exit code, the latents and the frames.
+
+    From Python where only streams and files are asked for: it is the same, and parses nothing.
+    """
+    if all(arg.removeprefix("--generation.").partition("=")[0] in FROM_PYTHON for arg in args):
+        names = {"output": f"{name}.mp4", "latents": f"{name}.safetensors"}
+        options = {"num_chunks": chunks, "quality": "lossless", **names, **asked_of(args)}
+        code = generate(MODULE[0], Generation(prompts, **options))
+        return code, load_file(names["latents"])["latents"], read_video(names["output"])
+    return run_command(name, *args, chunks=chunks, prompts=prompts)
+
+
+def run_command(name, *args, chunks=3, prompts="drifting west"):
+    """The same, by the command line."""
     files = [f"--generation.output={name}.mp4", f"--generation.latents={name}.safetensors"]
     asked = [f"--generation.num_chunks={chunks}", "--generation.quality=lossless"]
     if prompts is not None:
@@ -56,6 +91,14 @@ def run(name, *args, chunks=3, prompts="drifting west"):
 def files():
     own = {"base.yaml", "my_anchors.py", "__pycache__"}
     return {path.name for path in Path().iterdir()} - own
+
+
+def test_the_command_line_makes_the_files_that_python_makes():
+    saved = "--generation.state_out={}.state.safetensors"
+    run("python", saved.format("python"), "--generation.seed=3", chunks=2)
+    run_command("command", saved.format("command"), "--generation.seed=3", chunks=2)
+    for end in ("mp4", "safetensors", "state.safetensors"):
+        assert Path(f"python.{end}").read_bytes() == Path(f"command.{end}").read_bytes()
 
 
 def test_a_stream_continued_equals_the_uninterrupted_one():
@@ -191,6 +234,18 @@ MISTAKES = {
 }
 
 
+# Those that the command line finds itself, and one of each place that finds the others.
+BY_COMMAND = {
+    "no prompt",
+    "zero chunks",
+    "missing weights",
+    "corrupt weights",
+    "corrupt checkpoint",
+    "latents' place",
+    "nothing to write",
+}
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_sentence_and_writes_nothing(mistake, capsys):
     args, expected = MISTAKES[mistake]
@@ -201,10 +256,14 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(mistake, capsys):
     write_video("small.mp4", torch.rand(3, 3, 8, 8), quality="lossless")
     before = files()
     prompts = [] if mistake == "no prompt" else ["--generation.prompts=a word"]
-    assert main(["generate", "--config=base.yaml", *prompts, *args]) in (1, 2)
-    lines = [line for line in capsys.readouterr().err.splitlines() if "Seed set" not in line]
-    assert len(lines) == 1, lines
-    assert expected in lines[0]
+    if mistake in BY_COMMAND:
+        assert main(["generate", "--config=base.yaml", *prompts, *args]) in (1, 2)
+        lines = [line for line in capsys.readouterr().err.splitlines() if "Seed set" not in line]
+        assert len(lines) == 1, lines
+        assert expected in lines[0]
+    else:
+        with pytest.raises(ValueError, match=re.escape(expected)):
+            generate(MODULE[0], Generation(**asked_of([*prompts, *args])))
     assert files() == before
 
 

@@ -3,7 +3,8 @@
 import pytest
 import torch
 from lightning.pytorch import Callback
-from training.test_resume import assert_same, everything, run
+from training.test_resume import assert_same, everything
+from training.test_resume import run as run_for
 from training_toy import ClipData, self_forcing, trainer
 
 from lightning_adastate.anchors import AdaptiveAnchor, StaticAnchor
@@ -12,6 +13,11 @@ from lightning_adastate.rollouts import ContinuedRollouts, JointRollouts
 from lightning_adastate.schedules import DiagonalSchedule, FewStepSchedule, RollingSchedule
 
 STEPS = (1000, 500)
+
+
+def run(folder, build, **options):
+    """Train for 6 batches: a sequence of 4, and the beginning of the next."""
+    return run_for(folder, build, clips=6, **options)
 
 
 def continued(**options):
