@@ -137,7 +137,6 @@ def test_the_callback_weighs_by_motion():
 
 def test_anchor_and_cache_change_the_stream_once_a_frame_left_the_window():
     plain = streamed("plain", PROMPT)
-    assert torch.equal(streamed("again", PROMPT), plain)
     for change in ("--model.anchor.every=1", "--model.cache.gap=0"):
         other = streamed("other", PROMPT, change)
         assert torch.equal(other[:, :6], plain[:, :6]), change
