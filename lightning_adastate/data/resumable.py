@@ -17,7 +17,7 @@ from lightning_adastate.data.sampler import ClipSampler
 class ResumableData(LightningDataModule):
     """Split rows into training and validation, and load them in an order that is a pure function of the seed.
 
-    A subclass sets ``train_rows`` and ``val_rows``, datasets that are asked with a ``Draw``, and ``collate``
+    A subclass sets ``train_rows`` and ``val_rows``, datasets that are indexed with a ``Draw``, and ``collate``
     in ``setup``. All choices depend on ``seed``, epoch and rank alone, and the loaders never touch the
     global random state, so a resumed run sees the very batches it would have seen.
 

@@ -51,7 +51,7 @@ class PersistentStreamModule(ManualModule, ABC):
         self._packed = packed if isinstance(packed, list) else None
 
     def on_train_start(self) -> None:
-        """ChunkRecompute this rank's stream out of the checkpoint."""
+        """Take this rank's stream out of the checkpoint."""
         if self._packed is None:
             return
         packed, self._packed = self._packed, None
