@@ -211,7 +211,10 @@ MISTAKES = {
     "key without anything": (["--config=key.yaml"], ["no option 'modle'; did you mean model?"]),
     "trainer's key": (["--config=trainer.yaml"], ["'trainer.max_step'", "trainer.max_steps?"]),
     "argument without anything": (["--config=argument.yaml"], ["EMAAnchor takes no 'decoy'"]),
-    "nested argument": (["--model.optimizer.foo=1"], ["AdamW takes no 'foo'"]),
+    "nested argument": (
+        ["--model.optimizer.foo=1"],
+        ["model.optimizer: AdamW takes no 'foo'; it"],
+    ),
     "abbreviation": (["--generation.fp=3"], ["no option --generation.fp", "--generation.fps?"]),
     "empty config": (["--config=empty.yaml"], ["a config must be a mapping", "got nothing"]),
     "component as recipe": (["--config=anchors/ema"], ["a component's file"]),

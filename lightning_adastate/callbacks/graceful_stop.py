@@ -7,9 +7,12 @@ import signal
 import threading
 from pathlib import Path
 from types import FrameType
+from typing import Literal
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+
+from lightning_adastate.callbacks.lightning_internals import stop_now
 
 log = logging.getLogger(__name__)
 
@@ -40,6 +43,7 @@ class GracefulStop(Callback):
         self._asked: str | None = None
         self._waiting = False
         self._before: dict[int, signal._HANDLER] = {}
+        self._silenced: list[tuple[ModelCheckpoint, int, bool | Literal["link"] | None]] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen, in place of Lightning, which would raise in the middle of a step."""
@@ -90,6 +94,13 @@ class GracefulStop(Callback):
         del trainer, pl_module, exception
         self._restore()
 
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Let the other checkpoints be saved again: the trainer may go on."""
+        del trainer, pl_module, stage
+        for callback, save_top_k, save_last in self._silenced:
+            callback.save_top_k, callback.save_last = save_top_k, save_last
+        self._silenced = []
+
     def path(self, trainer: Trainer) -> Path:
         """Return where the checkpoint goes."""
         folder = self.folder
@@ -121,8 +132,6 @@ class GracefulStop(Callback):
         # Whatever else would be saved on the way out looks like the end of an epoch and resumes wrongly.
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint):
-                callback._last_global_step_saved = trainer.global_step
-                callback._last_checkpoint_saved = str(path)
-        trainer.fit_loop.min_epochs = 0
-        trainer.fit_loop.epoch_loop.min_steps = None
-        trainer.should_stop = True
+                self._silenced.append((callback, callback.save_top_k, callback.save_last))
+                callback.save_top_k, callback.save_last = 0, False
+        stop_now(trainer)

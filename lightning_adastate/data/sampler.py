@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch.utils.data import Dataset
-from torch.utils.data.distributed import DistributedSampler
+from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
 
 
 class Draw(NamedTuple):
@@ -17,12 +17,13 @@ class Draw(NamedTuple):
     number: int
 
 
-class ClipSampler(DistributedSampler[Draw]):
+class ClipSampler(StatefulDistributedSampler):  # type: ignore[misc]
     """Shuffle videos for one rank; all ranks together see each video once per epoch.
 
-    It is a ``DistributedSampler`` so that Lightning does not replace it. It counts epochs itself, one
-    for each iterator that was used, and ``set_epoch`` names only the first: a Trainer that resumes
-    tells the epoch too late, and one too many if it stopped at an epoch's last batch.
+    It is a ``DistributedSampler`` so that Lightning does not replace it. torchdata's keeps the place within an
+    epoch; this one keeps the epoch too. It counts epochs itself, one for each iterator that was used, and
+    ``set_epoch`` names only the first: a Trainer that resumes tells the epoch too late, and one too many if it
+    stopped at an epoch's last batch.
 
     Args:
         dataset: What to draw from.
@@ -50,55 +51,30 @@ class ClipSampler(DistributedSampler[Draw]):
             seed=seed,
             drop_last=shuffle,
         )
-        self.latest: Draws | None = None
+        self.has_begun = False
 
-    def __iter__(self) -> Draws:
-        """Start the next epoch's draws of this rank; unshuffled, every number is zero."""
-        if self.latest is None:
-            self.latest = Draws(self, self.epoch)
-        else:
-            self.latest = Draws(self, self.latest.epoch + bool(self.latest.num_drawn))
-        return self.latest
+    def set_epoch(self, epoch: int) -> None:
+        """Name the first epoch."""
+        if not self.has_begun:
+            super().set_epoch(epoch)
 
-    def draws(self, epoch: int) -> list[Draw]:
-        """Return this rank's draws of an epoch."""
-        before, self.epoch = self.epoch, epoch
-        order = [int(index) for index in super().__iter__()]  # type: ignore[call-overload]
-        self.epoch = before
-        return [Draw(index, self._number(epoch, index) if self.shuffle else 0) for index in order]
+    def __iter__(self) -> Iterator[Draw]:
+        """Yield the next epoch's draws of this rank; unshuffled, every number is zero."""
+        if self.has_begun and self.next_yielded is None:
+            self.epoch += 1
+        self.has_begun = True
+        for index in super().__iter__():
+            yield Draw(int(index), self._number(int(index)) if self.shuffle else 0)
 
-    def _number(self, epoch: int, index: int) -> int:
-        name = f"{self.seed}/{epoch}/{index}".encode()
-        return int.from_bytes(hashlib.blake2b(name, digest_size=7).digest(), "big")
+    def state_dict(self) -> dict[str, Any]:
+        """Return the place: the epoch and how many of its draws are done."""
+        return {**super().state_dict(), "epoch": self.epoch}
 
-
-class Draws(Iterator[Draw]):
-    """One epoch's draws, with a place that can be saved: the same on every rank.
-
-    Args:
-        sampler: Whose draws.
-        epoch: Of which epoch.
-    """
-
-    def __init__(self, sampler: ClipSampler, epoch: int) -> None:
-        self.sampler = sampler
-        self.epoch = epoch
-        self.num_drawn = 0
-        self._draws = sampler.draws(epoch)
-
-    def __next__(self) -> Draw:
-        """Return the next draw."""
-        if self.num_drawn == len(self._draws):
-            raise StopIteration
-        self.num_drawn += 1
-        return self._draws[self.num_drawn - 1]
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the place: epoch and draws done."""
-        return {"epoch": self.epoch, "num_drawn": self.num_drawn}
-
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go to a saved place."""
-        self.epoch, self.num_drawn = state["epoch"], state["num_drawn"]
-        self._draws = self.sampler.draws(self.epoch)
-        self.sampler.latest = self
+        super().load_state_dict(state_dict)
+        self.epoch, self.has_begun = state_dict["epoch"], True
+
+    def _number(self, index: int) -> int:
+        name = f"{self.seed}/{self.epoch}/{index}".encode()
+        return int.from_bytes(hashlib.blake2b(name, digest_size=7).digest(), "big")

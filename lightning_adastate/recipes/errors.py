@@ -8,11 +8,17 @@ import inspect
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 KEY = re.compile(r'(?:- )?Parser key "([^"]+)"(?: element \d+)?:\s*(.*)')
 CLASS = re.compile(r"(?:- )?Problem with given class_path '([^']+)':")
 GIVEN = re.compile(r"Given value: (.*)")
+CALLABLE = re.compile(
+    r"Type \S*Callable\[.*\] expects a function or a callable class: (.*?)"
+    r"(?:\. Got value: |, got )Namespace\(class_path='([^']+)'",
+    re.DOTALL,
+)
+"""A factory's complaint about an argument of what it makes: what is wrong, and the class."""
 NOISE = re.compile(
     r"Does not validate against|Subtypes: |Errors:|Given value type|(- )?Expected a path but"
     r"|(- )?Expected a <class 'NoneType'>|(- )?Expected a <class 'list'>"
@@ -127,6 +133,9 @@ def _explain(cause: Cause, types: Mapping[str, object]) -> str:
         return _unknown_class(found[1], cause, types)
     if found := re.match(r"Option '([^']+)' is not accepted", cause.text):
         return _unknown_option(found[1], cause)
+    if found := CALLABLE.match(cause.text):
+        made = replace(cause, text=found[1], class_path=found[2])
+        return _explain(made, types)
     if found := re.match(r"Expected a <class '(\w+)'>(?:\. Got value: (.*))?", cause.text):
         value = found[2] if found[2] is not None else cause.given
         return f"expected {found[1]}" + (f", got {value}" if value is not None else "")

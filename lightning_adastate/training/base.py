@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from typing_extensions import Self
 
 from lightning_adastate.anchors import Anchor
@@ -232,20 +233,18 @@ class StreamModule(LightningModule, PixelStreaming):
 
     # -- the average ----------------------------------------------------------------------------
 
-    @torch.no_grad()
     def update_average(self) -> None:
         """Move the average towards the generator. Called after each generator step."""
         if self.generator_ema is None or self.ema_decay is None:
             return
-        pairs = zip(self.generator_ema.parameters(), self.generator.parameters(), strict=True)
-        for average, live in pairs:
-            average.lerp_(live.detach(), 1.0 - self.ema_decay)
+        move = get_ema_multi_avg_fn(self.ema_decay)
+        move(list(self.generator_ema.parameters()), list(self.generator.parameters()), 0)
 
 
 def _leave_out_frozen(
     module: nn.Module, weights: dict[str, Tensor], prefix: str, metadata: object
 ) -> None:
-    """ChunkRecompute the frozen modules out of a state dict."""
+    """Take the frozen modules out of a state dict."""
     del module, metadata
     for name in [name for name in weights if name.removeprefix(prefix).startswith(FROZEN)]:
         del weights[name]

@@ -183,8 +183,8 @@ class ConsistencyDistillation(OneLoss):
 
 def predict_x0(velocity: Velocity, latents_BFCHW: Tensor, sigma_BF: Tensor) -> Tensor:
     """Return the network's clean frames. At level 0 these are ``latents_BFCHW``: the boundary condition."""
-    answer = velocity(latents_BFCHW, sigma_BF * NUM_TIMESTEPS)
-    return velocity_to_x0(answer, latents_BFCHW, sigma_BF)
+    predicted = velocity(latents_BFCHW, sigma_BF * NUM_TIMESTEPS)
+    return velocity_to_x0(predicted, latents_BFCHW, sigma_BF)
 
 
 def distances(ours_BFCHW: Tensor, target_BFCHW: Tensor, kind: Distance) -> Tensor:

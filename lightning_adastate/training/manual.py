@@ -18,6 +18,7 @@ from lightning_adastate.training.base import StreamModule
 from lightning_adastate.training.optimization import clip_gradients
 from lightning_adastate.training.randomness import generator_of
 from lightning_adastate.training.sharding import full_tensor
+from lightning_adastate.training.trainers import trainer_of
 from lightning_adastate.types import VideoBatch
 from lightning_adastate.weights.loading import fill_tensor
 
@@ -168,8 +169,19 @@ class ManualModule(StreamModule, ABC):
             }
 
     def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """Load the batch counter and gradients."""
+        """Load the batch counter and gradients.
+
+        Raises:
+            ValueError: If it is to be trained on without the place in its learning rates.
+        """
         super().on_load_checkpoint(checkpoint)
+        trainer = trainer_of(self)
+        training = trainer is not None and trainer.training
+        if training and checkpoint.get("optimizer_states") and not checkpoint.get("lr_schedulers"):
+            raise ValueError(
+                "the checkpoint holds no place in its learning rates, which would begin again: it is of an "
+                "older version; take its generator alone with `model.weights`"
+            )
         seen, gradients = checkpoint.get("batches_seen", 0), checkpoint.get("gradients", {})
         assert isinstance(seen, int)
         assert isinstance(gradients, dict)

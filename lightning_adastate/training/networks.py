@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import itertools
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from lightning_adastate.backbones import Backbone
 from lightning_adastate.losses import Networks, Velocity
@@ -46,14 +47,38 @@ def build_network(
     return network
 
 
+class AllocateIn(TorchFunctionMode):
+    """Give floating-point tensors that are allocated without a format this one, in this thread and while it is open.
+
+    ``torch.set_default_dtype`` would do so for all threads. Layers allocate their weights with these functions;
+    what is made from values keeps the format of the values.
+    """
+
+    ALLOCATORS = frozenset({torch.empty, torch.zeros, torch.ones, torch.rand, torch.randn})
+
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.dtype = dtype
+
+    def __torch_function__(
+        self,
+        func: Callable[..., object],
+        types: object,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
+        """Call a function of torch."""
+        del types
+        kwargs = dict(kwargs or {})
+        if func in self.ALLOCATORS and kwargs.get("dtype") is None:
+            kwargs["dtype"] = self.dtype
+        return func(*args, **kwargs)
+
+
 def built_in(dtype: torch.dtype, factory: Callable[[], Backbone]) -> Backbone:
     """Build a network whose weights have a format from the start."""
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
+    with AllocateIn(dtype):
         return factory()
-    finally:
-        torch.set_default_dtype(before)
 
 
 class TeacherPlacement(Protocol):

@@ -90,7 +90,6 @@ class SelfForcing(PersistentStreamModule):
         *,
         loss: GeneratorLoss,
         critic_loss: CriticLoss,
-        critic_optimizer: OptimizerCallable,
         teacher: Callable[[], Backbone] | None = None,
         teacher_weights: str | None = None,
         teacher_dtype: TeacherDType = "float32",
@@ -108,6 +107,7 @@ class SelfForcing(PersistentStreamModule):
         kv_gradient: KVGradient = "detach",
         rollouts: Rollouts | None = None,
         backward: Backward = "whole",
+        critic_optimizer: OptimizerCallable,
         critic_lr_scheduler: LRSchedulerCallable | None = None,
         **kwargs: Any,
     ) -> None:

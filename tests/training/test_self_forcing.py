@@ -156,7 +156,7 @@ def test_accumulating_batches_is_a_larger_batch(tmp_path):
         )
         model.__class__ = SameDraws
         norms = []
-        model.optimization = replace(model.optimization, clip_norm=None)
+        model.clip_norm = None
         step = model.step_generator
 
         def spy(model=model, norms=norms, step=step):
