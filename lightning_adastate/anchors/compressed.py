@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
@@ -146,7 +147,9 @@ class CompressedAnchor(Anchor):
 
 def _pool(x_LBFTND: Tensor, grid: tuple[int, int], packed: tuple[int, int]) -> Tensor:
     """Average the tokens of a ``grid`` down to a smaller one."""
-    layers, rows, frames, _, heads, dim = x_LBFTND.shape
-    flat = x_LBFTND.flatten(4).permute(0, 1, 2, 4, 3).reshape(-1, heads * dim, *grid)
-    pooled = functional.adaptive_avg_pool2d(flat, packed).flatten(2).transpose(1, 2)
-    return pooled.reshape(layers, rows, frames, -1, heads, dim)
+    layers, rows, frames, _, heads, _ = x_LBFTND.shape
+    planes = rearrange(x_LBFTND, "l b f (h w) n d -> (l b f) (n d) h w", h=grid[0])
+    pooled = functional.adaptive_avg_pool2d(planes, packed)
+    return rearrange(
+        pooled, "(l b f) (n d) h w -> l b f (h w) n d", l=layers, b=rows, f=frames, n=heads
+    )
