@@ -19,7 +19,7 @@ from lightning_adastate.types import KV, Committed, Contents, TokenPlaces
 
 
 class CompressedAnchor(Anchor):
-    """Show a full sink and, behind it, the packed frames that recent queries ask for.
+    """Show a full sink and, behind it, the packed frames most relevant to recent queries.
 
     Each frame gets a packed twin when it is committed; when the frame leaves the window, the twin enters
     a bank. Of the bank, each layer shows the frames with the highest mean of query times key, un-rotated,
@@ -81,9 +81,9 @@ class CompressedAnchor(Anchor):
 
     def commit(self, contents: Contents, committed: Committed) -> Contents:
         """Pack the chunk, and keep the mean of its queries."""
-        asked = committed.query_LBFTND
-        assert asked is not None, "the streamer gives queries to an anchor that needs them"
-        mean = asked.mean(dim=(2, 3), keepdim=True)
+        query_LBFTND = committed.query_LBFTND
+        assert query_LBFTND is not None, "the streamer gives queries to an anchor that needs them"
+        mean = query_LBFTND.mean(dim=(2, 3), keepdim=True)
         twin = self.pack(committed.content, committed.grid)
         return {
             **contents,
