@@ -45,7 +45,7 @@ class NoiseSource(Component, ABC):
 class CounterNoise(NoiseSource):
     """Seed a fresh generator for every (seed, stream, chunk, step, slot).
 
-    So a stream does not depend on its batch, on how many chunks are asked for, or on a resume; and
+    So a stream does not depend on its batch, on how many chunks are streamed, or on a resume; and
     because the hidden state has its own slot, switching it on leaves the content's noise as it was.
     """
 

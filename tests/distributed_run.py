@@ -17,9 +17,10 @@ from lightning_adastate.backbones import LoRABackbone
 from lightning_adastate.callbacks import ExactResume
 from lightning_adastate.training.base import frozen_copy
 from lightning_adastate.training.sharding import full_tensor
+from lightning_adastate.weights.fingerprint import weights_fingerprint
 from lightning_adastate.weights.loading import load_into
 
-DDP = "ddp_find_unused_parameters_true"
+DDP = "ddp"
 
 
 def snapshot(model):
@@ -114,7 +115,7 @@ def all_spread(module):
 
 
 def filled(network, folder):
-    """Load weights into a sharded network; tell whether it has them."""
+    """Load weights into a sharded network; tell whether it has them, and their fingerprint."""
     other = backbone(7)
     file = folder / "other.pt"
     torch.save(other.state_dict(), file.with_suffix(f".{torch.distributed.get_rank()}"))
@@ -125,7 +126,7 @@ def filled(network, folder):
     same = [
         torch.equal(full_tensor(ours), theirs) for ours, theirs in pairs
     ]  # all gather, to the end
-    return all(same)
+    return all(same) and weights_fingerprint(network) == weights_fingerprint(other)
 
 
 def main():

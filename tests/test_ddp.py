@@ -54,7 +54,7 @@ def fit(path, model, callbacks, **options):
     trainer(
         path,
         devices=2,
-        strategy="ddp_fork_find_unused_parameters_true",
+        strategy="ddp_fork",
         callbacks=callbacks,
         **options,
     ).fit(model, ClipData(16, val_count=4))
@@ -97,7 +97,7 @@ def test_each_rank_resumes_with_its_own_random_state(tmp_path):
         trainer(
             tmp_path,
             devices=2,
-            strategy="ddp_fork_find_unused_parameters_true",
+            strategy="ddp_fork",
             callbacks=callbacks,
         ).fit(self_forcing(), ClipData(16, val_count=0), ckpt_path=ckpt_path)
 

@@ -14,7 +14,7 @@ from lightning_adastate.training.sharding import data_mesh, shard_networks
 from lightning_adastate.weights.loading import load_weights
 
 SCRIPT = Path(__file__).parent / "distributed_run.py"
-DDP = "ddp_find_unused_parameters_true"
+DDP = "ddp"
 CHUNKS = {
     "options": {
         "backward": "chunks",

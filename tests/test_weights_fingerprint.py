@@ -76,6 +76,13 @@ def test_a_sum_never_overflows():
     assert weights_fingerprint(full) == weights_fingerprint(full)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_device_does_not_count(dtype):
+    net = network(dtype=dtype, size=5_000_011)
+    assert weights_fingerprint(net) == weights_fingerprint(net.to("cuda"))
+
+
 def test_an_adapter_is_part_of_it():
     pytest.importorskip("peft")
     plain = weights_fingerprint(golden_backbone())

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional
 
@@ -18,7 +19,7 @@ from lightning_adastate.types import KV, Committed, Contents, TokenPlaces
 
 
 class CompressedAnchor(Anchor):
-    """Show a full sink and, behind it, the packed frames that recent queries match best.
+    """Show a full sink and, behind it, the packed frames most relevant to recent queries.
 
     Each frame gets a packed twin when it is committed; when the frame leaves the window, the twin enters
     a bank. Of the bank, each layer shows the frames with the highest mean of query times key, un-rotated,
@@ -80,9 +81,9 @@ class CompressedAnchor(Anchor):
 
     def commit(self, contents: Contents, committed: Committed) -> Contents:
         """Pack the chunk, and keep the mean of its queries."""
-        query = committed.query_LBFTND
-        assert query is not None, "the streamer gives queries to an anchor that needs them"
-        mean = query.mean(dim=(2, 3), keepdim=True)
+        query_LBFTND = committed.query_LBFTND
+        assert query_LBFTND is not None, "the streamer gives queries to an anchor that needs them"
+        mean = query_LBFTND.mean(dim=(2, 3), keepdim=True)
         twin = self.pack(committed.content, committed.grid)
         return {
             **contents,
@@ -146,7 +147,9 @@ class CompressedAnchor(Anchor):
 
 def _pool(x_LBFTND: Tensor, grid: tuple[int, int], packed: tuple[int, int]) -> Tensor:
     """Average the tokens of a ``grid`` down to a smaller one."""
-    layers, rows, frames, _, heads, dim = x_LBFTND.shape
-    flat = x_LBFTND.flatten(4).permute(0, 1, 2, 4, 3).reshape(-1, heads * dim, *grid)
-    pooled = functional.adaptive_avg_pool2d(flat, packed).flatten(2).transpose(1, 2)
-    return pooled.reshape(layers, rows, frames, -1, heads, dim)
+    layers, rows, frames, _, heads, _ = x_LBFTND.shape
+    planes = rearrange(x_LBFTND, "l b f (h w) n d -> (l b f) (n d) h w", h=grid[0])
+    pooled = functional.adaptive_avg_pool2d(planes, packed)
+    return rearrange(
+        pooled, "(l b f) (n d) h w -> l b f (h w) n d", l=layers, b=rows, f=frames, n=heads
+    )

@@ -140,10 +140,10 @@ def _scores(candidates: _Tokens, query: KV) -> Tensor:
         [float(frame_index - candidates.origin) for frame_index in query.frame_indices]
     )
     table = places_table(offset + born[None, None, :, None], row, column, head_dim)
-    sought = rotate(query.key_LBFTND.flatten(2, 3), table).float().sum(dim=2, keepdim=True)
+    query_LBSND = rotate(query.key_LBFTND.flatten(2, 3), table).float().sum(dim=2, keepdim=True)
     time, row, column = (place.unsqueeze(2) for place in candidates.places)
     keys = rotate(candidates.key_LBSND, places_table(time, row, column, head_dim))
-    return (keys.float() * sought).sum(dim=(3, 4))
+    return (keys.float() * query_LBSND).sum(dim=(3, 4))
 
 
 def _frames(tokens: _Tokens, index_LBS: Tensor, per_frame: int) -> KV:

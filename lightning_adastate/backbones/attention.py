@@ -49,7 +49,7 @@ class Torch(Kernel):
     needs = "a mask in tokens, or none"
 
     def takes(self, query_BSND: Tensor, mask: AttentionMask | None) -> bool:
-        """ChunkRecompute all but block masks."""
+        """Take all but block masks."""
         return not isinstance(mask, BlockMask)
 
     def run(
@@ -76,7 +76,7 @@ class CuDNN(Torch):
         return _no_cuda()
 
     def takes(self, query_BSND: Tensor, mask: AttentionMask | None) -> bool:
-        """ChunkRecompute half precision on CUDA."""
+        """Take half precision on CUDA."""
         return _half_on_cuda(query_BSND) and mask is None
 
     def run(
@@ -111,7 +111,7 @@ class Flash(Kernel):
         return _no_cuda()
 
     def takes(self, query_BSND: Tensor, mask: AttentionMask | None) -> bool:
-        """ChunkRecompute half precision on CUDA."""
+        """Take half precision on CUDA."""
         return _half_on_cuda(query_BSND) and mask is None
 
     def run(
@@ -132,7 +132,7 @@ class Flex(Kernel):
     needs = "a frame mask, and a CUDA device to train"
 
     def takes(self, query_BSND: Tensor, mask: AttentionMask | None) -> bool:
-        """ChunkRecompute block masks; PyTorch has no backward pass of it on the CPU."""
+        """Take block masks; PyTorch has no backward pass of it on the CPU."""
         return isinstance(mask, BlockMask) and (query_BSND.is_cuda or not query_BSND.requires_grad)
 
     def run(

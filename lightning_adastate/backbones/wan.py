@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
@@ -57,7 +58,7 @@ class WanTransformer(Backbone):
             replays them; where that cannot be done they run plain, with a warning.
 
     Raises:
-        ValueError: If sizes do not divide, or the attention asked for is not available.
+        ValueError: If sizes do not divide, or the attention backend is not available.
     """
 
     neutral_arguments = frozenset(
@@ -208,7 +209,7 @@ class WanTransformer(Backbone):
         velocity = self._unpatchify(self.head(x_BSE, time_BFE), frames, grid)
         total = latents_BFCHW.shape[1]
         kv = _stack(keys, values, total) if return_kv else None
-        query = torch.stack(queries).unflatten(2, (total, -1)) if return_query else None
+        query = _frames_of(queries, total) if return_query else None
         return BackboneOutput(velocity, kv, query)
 
     def _blocks(self) -> Sequence[WanBlock]:
@@ -216,14 +217,19 @@ class WanTransformer(Backbone):
 
     def _patchify(self, latents_BFCHW: Tensor) -> Tensor:
         dtype = self.patch_embedding.weight.dtype
-        tokens: Tensor = self.patch_embedding(latents_BFCHW.transpose(1, 2).to(dtype))
-        return tokens.flatten(2).transpose(1, 2)
+        video_BCFHW = rearrange(latents_BFCHW, "b f c h w -> b c f h w").to(dtype)
+        tokens: Tensor = self.patch_embedding(video_BCFHW)
+        return rearrange(tokens, "b e f h w -> b (f h w) e")
 
     def _unpatchify(self, patches_BSO: Tensor, frames: int, grid: tuple[int, int]) -> Tensor:
-        _, patch_h, patch_w = self.patch_size
-        x: Tensor = patches_BSO.unflatten(1, (frames, *grid))
-        x = x.unflatten(-1, (patch_h, patch_w, -1))
-        return x.permute(0, 1, 6, 2, 4, 3, 5).flatten(5, 6).flatten(3, 4)
+        return rearrange(
+            patches_BSO,
+            "b (f h w) (ph pw c) -> b f c (h ph) (w pw)",
+            f=frames,
+            h=grid[0],
+            ph=self.patch_size[1],
+            pw=self.patch_size[2],
+        )
 
     def embed_time(self, timestep_BF: Tensor) -> TimeEmbedding:
         """Return the time embedding ``[B, F, E]`` and the modulation of all blocks ``[B, F, 6, E]``."""
@@ -263,8 +269,9 @@ def _layer(window: Window | None, layer: int) -> tuple[Tensor, Tensor, int, bool
 
 def _stack(keys: list[Tensor], values: list[Tensor], frames: int) -> KV:
     """Collect the layers' keys and values, ``[L, B, F, T, N, D]``; frame_indices are set by the caller."""
-    return KV(
-        torch.stack(keys).unflatten(2, (frames, -1)),
-        torch.stack(values).unflatten(2, (frames, -1)),
-        tuple(range(frames)),
-    )
+    return KV(_frames_of(keys, frames), _frames_of(values, frames), tuple(range(frames)))
+
+
+def _frames_of(layers: list[Tensor], frames: int) -> Tensor:
+    """Stack the tokens ``[B, S, N, D]`` of all layers and part them by frame, ``[L, B, F, T, N, D]``."""
+    return rearrange(layers, "l b (f t) n d -> l b f t n d", f=frames)

@@ -9,6 +9,7 @@ import logging
 from functools import lru_cache
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import rms_norm
 
@@ -60,12 +61,11 @@ class WanAttention(nn.Module):
     ) -> Tensor:
         """Attend and project, ``[B, S, E]``."""
         mixed = attend(query, key, value, mask=mask, kernels=self.kernels)
-        out: Tensor = self.o(mixed.flatten(2))
+        out: Tensor = self.o(rearrange(mixed, "b s n d -> b s (n d)"))
         return out
 
     def _heads(self, x_BSE: Tensor) -> Tensor:
-        heads: Tensor = x_BSE.unflatten(-1, (self.num_heads, -1))
-        return heads
+        return rearrange(x_BSE, "b s (n d) -> b s n d", n=self.num_heads)
 
 
 class WanBlock(nn.Module):

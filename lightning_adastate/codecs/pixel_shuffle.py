@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
+from einops import rearrange
 from torch import Tensor
-from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from lightning_adastate.codecs.base import Codec, CodecState
 
@@ -43,10 +43,14 @@ class PixelShuffleCodec(Codec):
                 f"expected video [B, F, 3, H, W], got shape {tuple(video_BFCHW.shape)}"
             )
         self.latent_shape(*video_BFCHW.shape[3:])
-        latents = pixel_unshuffle(video_BFCHW * 2.0 - 1.0, self.spatial_stride) * self.scale
-        return latents, state
+        side = self.spatial_stride
+        blocks = "b f c (h ph) (w pw) -> b f (c ph pw) h w"
+        latents_BFCHW = rearrange(video_BFCHW * 2.0 - 1.0, blocks, ph=side, pw=side)
+        return latents_BFCHW * self.scale, state
 
     def decode(self, latents_BFCHW: Tensor, state: CodecState) -> tuple[Tensor, CodecState]:
         """Return the pixels, clamped to [0, 1]; there is no memory."""
-        pixels = pixel_shuffle(latents_BFCHW / self.scale, self.spatial_stride)
+        side = self.spatial_stride
+        blocks = "b f (c ph pw) h w -> b f c (h ph) (w pw)"
+        pixels = rearrange(latents_BFCHW / self.scale, blocks, ph=side, pw=side)
         return ((pixels + 1.0) / 2.0).clamp(0.0, 1.0), state

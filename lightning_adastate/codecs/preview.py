@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
+from einops import rearrange
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -74,7 +75,7 @@ class PreviewCodec(Codec):
             raise ValueError("the preview is not fitted: give `weights`, or call fit_preview")
         maps = (self.first_XP, self.later_XP)
         parts = [
-            self._unfold(inputs.float() @ maps[kind].float(), latents_BFCHW)
+            self._video(inputs.float() @ maps[kind].float(), latents_BFCHW)
             for kind, inputs in self.inputs(latents_BFCHW, state)
         ]
         return torch.cat(parts, dim=1).clamp(0.0, 1.0), {"newest": latents_BFCHW[:, -1:].clone()}
@@ -87,10 +88,10 @@ class PreviewCodec(Codec):
         joined = torch.cat([latents_BFCHW, earlier], dim=2).flatten(0, 1)
         side = 2 * self.reach + 1
         padded = functional.pad(joined, [self.reach] * 4, mode="replicate")
-        around = functional.unfold(padded, side).transpose(1, 2)
+        batch, _, _, height, _ = latents_BFCHW.shape
+        around = functional.unfold(padded, side)
+        around = rearrange(around, "(b f) x (h w) -> b f h w x", b=batch, h=height)
         around = functional.pad(around, (0, 1), value=1.0)
-        batch, frames, _, height, width = latents_BFCHW.shape
-        around = around.view(batch, frames, height, width, -1)
         if newest is not None:
             return [(GOES_ON, around)]
         parts = [(STREAM_STARTS, around[:, :1]), (GOES_ON, around[:, 1:])]
@@ -98,17 +99,16 @@ class PreviewCodec(Codec):
 
     def targets(self, kind: int, video_BFCHW: Tensor) -> Tensor:
         """Return pixels as the maps give them, ``[B, F, H, W, P]``; the inverse of what `decode` does."""
-        patches = functional.pixel_unshuffle(video_BFCHW, self.spatial_stride)
         times = 1 if kind == STREAM_STARTS else self.temporal_stride
-        moved: Tensor = patches.unflatten(1, (-1, times)).permute(0, 1, 4, 5, 2, 3).flatten(-2)
-        return moved
+        side = self.spatial_stride
+        patches = "b (f t) c (h ph) (w pw) -> b f h w (t c ph pw)"
+        return rearrange(video_BFCHW, patches, t=times, ph=side, pw=side)
 
-    def _unfold(self, pixels_BFHWP: Tensor, latents_BFCHW: Tensor) -> Tensor:
+    def _video(self, pixels_BFHWP: Tensor, latents_BFCHW: Tensor) -> Tensor:
         """Return the video ``[B, F, 3, H, W]`` of a map's results."""
-        patch = 3 * self.spatial_stride**2
-        patches = pixels_BFHWP.unflatten(-1, (-1, patch)).permute(0, 1, 4, 5, 2, 3).flatten(1, 2)
-        video: Tensor = functional.pixel_shuffle(patches, self.spatial_stride)
-        return video
+        side = self.spatial_stride
+        patches = "b f h w (t c ph pw) -> b (f t) c (h ph) (w pw)"
+        return rearrange(pixels_BFHWP, patches, c=3, ph=side, pw=side)
 
     def _load(self, weights: str) -> None:
         """Fill the maps from a file.

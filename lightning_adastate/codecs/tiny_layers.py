@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -59,7 +60,7 @@ class Grow(nn.Module):
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return the frames, those of one input in a row."""
         mixed: Tensor = self.conv(x_NCHW)
-        mixed = mixed.unflatten(1, (self.times, -1)).flatten(0, 1)
+        mixed = rearrange(mixed, "n (t c) h w -> (n t) c h w", t=self.times)
         return functional.interpolate(mixed, scale_factor=2.0, mode="nearest")
 
 
@@ -73,7 +74,8 @@ class Pool(nn.Module):
 
     def forward(self, x_NCHW: Tensor) -> Tensor:
         """Return a mix of the frames' channels."""
-        pooled: Tensor = self.conv(x_NCHW.unflatten(0, (-1, self.times)).flatten(1, 2))
+        joined = rearrange(x_NCHW, "(n t) c h w -> n (t c) h w", t=self.times)
+        pooled: Tensor = self.conv(joined)
         return pooled
 
 

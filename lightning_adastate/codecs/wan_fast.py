@@ -19,6 +19,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import torch
+from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
         WanRMS_norm,
         WanUpBlock,
     )
+
+CHANNELS_LAST = "b c f h w -> b f h w c"
+CHANNELS_SECOND = "b f h w c -> b c f h w"
 
 TINY = 1e-24
 """Added to a mean square; diffusers bounds the norm by 1e-12. Both only keep zeros from dividing by zero."""
@@ -56,9 +60,9 @@ class Memory(NamedTuple):
         if history is None:
             joined[:, :held] = 0.0
         else:
-            joined[:, :held] = history.permute(0, 2, 3, 4, 1)
+            joined[:, :held] = rearrange(history, CHANNELS_LAST)
         joined[:, held:] = x_BFHWC
-        self.new[name] = joined[:, -held:].clone().permute(0, 4, 1, 2, 3)
+        self.new[name] = rearrange(joined[:, -held:].clone(), CHANNELS_SECOND)
         return joined
 
 
@@ -77,7 +81,7 @@ def decode_frames(
     """Return the pixels of latent frames in [-1, 1], unclamped, and the memory after them."""
     kept = Memory(memory, {})
     decoder = vae.decoder
-    x = pointwise(vae.post_quant_conv, latents_BCFHW.permute(0, 2, 3, 4, 1))
+    x = pointwise(vae.post_quant_conv, rearrange(latents_BCFHW, CHANNELS_LAST))
     x = over_time(decoder.conv_in, kept.join("conv_in", x))
     x = middle(decoder.mid_block, x, kept, "mid_block")
     for index, child in enumerate(decoder.up_blocks):
@@ -94,7 +98,7 @@ def decode_frames(
                 f"up_blocks.{index}.upsamplers.0",
             )
     x = over_time(decoder.conv_out, kept.join("conv_out", norm_silu(decoder.norm_out, x)))
-    return x.permute(0, 4, 1, 2, 3), kept.new
+    return rearrange(x, CHANNELS_SECOND), kept.new
 
 
 def encode_frames(
@@ -103,7 +107,7 @@ def encode_frames(
     """Return the posterior means of pixels in [-1, 1], and the memory after them."""
     kept = Memory(memory, {})
     encoder = vae.encoder
-    x = video_BCFHW.permute(0, 2, 3, 4, 1)
+    x = rearrange(video_BCFHW, CHANNELS_LAST)
     x = over_time(encoder.conv_in, kept.join("conv_in", x))
     for index, block in enumerate(encoder.down_blocks):
         name = f"down_blocks.{index}"
@@ -114,7 +118,7 @@ def encode_frames(
     x = middle(encoder.mid_block, x, kept, "mid_block")
     x = over_time(encoder.conv_out, kept.join("conv_out", norm_silu(encoder.norm_out, x)))
     x = pointwise(vae.quant_conv, x)
-    return x.permute(0, 4, 1, 2, 3).chunk(2, dim=1)[0], kept.new
+    return rearrange(x, CHANNELS_SECOND).chunk(2, dim=1)[0], kept.new
 
 
 # -- layers ---------------------------------------------------------------------------------------
@@ -136,13 +140,13 @@ def over_time(conv: nn.Conv3d, joined_BFHWC: Tensor, stride: int = 1) -> Tensor:
     """Return a convolution over frames that stand behind their history; it pads space, not time."""
     space = (conv.kernel_size[1] // 2, conv.kernel_size[2] // 2)
     x = F.conv3d(
-        joined_BFHWC.permute(0, 4, 1, 2, 3),
+        rearrange(joined_BFHWC, CHANNELS_SECOND),
         conv.weight,
         conv.bias,
         stride=(stride, 1, 1),
         padding=(0, *space),
     )
-    return x.permute(0, 2, 3, 4, 1)
+    return rearrange(x, CHANNELS_LAST)
 
 
 def pointwise(conv: nn.Conv3d | nn.Conv2d, x_BFHWC: Tensor) -> Tensor:
@@ -154,14 +158,13 @@ def over_space(conv: nn.Conv2d, x_BFHWC: Tensor, stride: int, padding: int) -> T
     """Return a two-dimensional convolution of every frame."""
     batch = x_BFHWC.shape[0]
     x = F.conv2d(
-        x_BFHWC.flatten(0, 1).permute(0, 3, 1, 2),
+        rearrange(x_BFHWC, "b f h w c -> (b f) c h w"),
         conv.weight,
         conv.bias,
         stride=stride,
         padding=padding,
     )
-    framed: Tensor = x.permute(0, 2, 3, 1).unflatten(0, (batch, -1))
-    return framed
+    return rearrange(x, "(b f) c h w -> b f h w c", b=batch)
 
 
 def residual(block: WanResidualBlock, x_BFHWC: Tensor, memory: Memory, name: str) -> Tensor:
@@ -177,11 +180,12 @@ def residual(block: WanResidualBlock, x_BFHWC: Tensor, memory: Memory, name: str
 
 def attention(block: WanAttentionBlock, x_BFHWC: Tensor) -> Tensor:
     """Return single-head attention within each frame."""
-    batch, frames, height, width, channels = x_BFHWC.shape
-    tokens = rms_norm(block.norm, x_BFHWC).reshape(batch * frames, 1, height * width, channels)
+    batch, _, height, _, _ = x_BFHWC.shape
+    tokens = rearrange(rms_norm(block.norm, x_BFHWC), "b f h w c -> (b f) 1 (h w) c")
     query, key, value = pointwise(block.to_qkv, tokens).chunk(3, dim=-1)
     mixed = F.scaled_dot_product_attention(query, key, value)
-    return x_BFHWC + pointwise(block.proj, mixed).view(batch, frames, height, width, channels)
+    mixed = pointwise(block.proj, mixed)
+    return x_BFHWC + rearrange(mixed, "(b f) 1 (h w) c -> b f h w c", b=batch, h=height)
 
 
 def middle(block: WanMidBlock, x_BFHWC: Tensor, memory: Memory, name: str) -> Tensor:
@@ -203,12 +207,9 @@ def upsample(block: WanResample, x_BFHWC: Tensor, memory: Memory, name: str) -> 
     if hasattr(block, "time_conv"):
         first, rest = x.split([1, x.shape[1] - 1], dim=1) if memory.is_first else (x[:, :0], x)
         doubled = over_time_or_none(block.time_conv, memory.join(f"{name}.time_conv", rest))
-        # Channels [2 C] are two frames of C each.
-        doubled = doubled.unflatten(-1, (2, -1)).movedim(-2, 2).flatten(1, 2)
+        doubled = rearrange(doubled, "b f h w (t c) -> b (f t) h w c", t=2)
         x = torch.cat([first, doubled], dim=1)
-    batch, frames, height, width, channels = x.shape
-    wide = x.unsqueeze(3).unsqueeze(5).expand(-1, -1, -1, 2, -1, 2, -1)
-    wide = wide.reshape(batch, frames, 2 * height, 2 * width, channels)
+    wide = repeat(x, "b f h w c -> b f (h 2) (w 2) c")
     return over_space(cast(nn.Conv2d, block.resample[1]), wide, stride=1, padding=1)
 
 

@@ -145,7 +145,7 @@ def generate(module: PixelStreaming, generation: Generation) -> int:
 def _stream(
     module: PixelStreaming, state: StreamState, generation: Generation
 ) -> Generator[VideoChunk, None, None]:
-    """Yield the chunks, made as asked for; closing it ends what works on them."""
+    """Yield the chunks, each when it is wanted; closing it stops the work on the next."""
     if generation.decode == "overlapped":
         yield from stream_overlapped(module, state, generation.num_chunks)
     else:

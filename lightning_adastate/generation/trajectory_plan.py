@@ -121,7 +121,7 @@ class Source:
 
     Args:
         module: Says how long a clip may be.
-        making: What is asked for.
+        making: What to make.
         data: Videos with captions, or ``None``.
 
     Raises:

@@ -15,7 +15,7 @@ class CriticLoss(NoisingLoss):
     """Plain flow matching, one noise level per video, frames not weighted.
 
     Args:
-        shift: Timestep shift, both of how timesteps are drawn and of the noise levels. ChunkRecompute the
+        shift: Timestep shift, both of how timesteps are drawn and of the noise levels. Take the
             generator loss's own.
         min_timestep: Lowest timestep; lower draws are raised to it.
         max_timestep: Highest timestep.

@@ -24,7 +24,7 @@ MIN_FRAMES = 4
 
 
 NUM_STEP_VALUES = 4
-"""Resident per step: difference, way down, way right, residual."""
+"""Kept per step: difference, way down, way right, residual."""
 
 FIRST_ROOM = 256
 """Frames there is room for at first."""
