@@ -1,6 +1,6 @@
 """One arm of a comparison."""
 
-# Shapes: B episodes, F frames, C colour, H W height / width in pixels, K chunks.
+# Shapes: B episodes, F frames, C colour, H W height / width in pixels.
 
 from __future__ import annotations
 
@@ -42,12 +42,7 @@ class Arm:
     Args:
         video_BFCHW: The stream, given frames first.
         scores: Horizon in frames -> scores of the stream cut there.
-        state_error_BK: Distance of the decoded hidden state's hero from the true colour, per chunk;
-            ``None`` without a hidden state.
-        content_error_BK: The same of the content of those chunks.
     """
 
     video_BFCHW: Tensor
     scores: Mapping[int, PanScores]
-    state_error_BK: Tensor | None
-    content_error_BK: Tensor | None

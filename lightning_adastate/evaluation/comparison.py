@@ -1,6 +1,6 @@
 """The same weights, prompts, given frames and noise, streamed with several mechanisms and scored."""
 
-# Shapes: B episodes, F frames, C colour, H W height / width in pixels, K chunks.
+# Shapes: B episodes, F frames, C colour, H W height / width in pixels.
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 
 import torch
 from rich.progress import Progress
-from torch import Tensor
 
 from lightning_adastate.evaluation.arms import Arm, Variation
 from lightning_adastate.evaluation.pictures import write_pictures
@@ -19,7 +18,7 @@ from lightning_adastate.evaluation.tables import write_csv
 from lightning_adastate.metrics import pan_scores
 from lightning_adastate.streaming import PixelStreaming, Streamer, StreamPipeline
 from lightning_adastate.weights import load_into
-from lightning_adastate.worlds import PanEpisodes, PanWorld, decode_pan
+from lightning_adastate.worlds import PanEpisodes, PanWorld
 
 
 def check_numbers(
@@ -92,14 +91,9 @@ def run_arm(
     state = module.open_stream(episodes.prompts, seed=seed, start_video_BFCHW=given)
     chunk_frames = module.streamer.schedule.chunk_frames
     num_chunks = -(-(max(horizons) - num_given) // chunk_frames)
-    parts, states, contents = [given], [], []
+    parts = [given]
     for made in progress.track(module.stream(state, num_chunks), num_chunks, description=name):
         parts.append(made.video_BFCHW)
-        hidden = made.chunk.state_latents_BFCHW
-        if hidden is not None:
-            pixels, _ = module.codec.decode(hidden, module.codec.empty())
-            states.append(_hero_error(world, pixels, episodes))
-            contents.append(_hero_error(world, made.video_BFCHW, episodes))
     video = torch.cat(parts, dim=1)[:, : max(horizons)]
     return Arm(
         video,
@@ -107,8 +101,6 @@ def run_arm(
             frames: pan_scores(world, video[:, :frames], episodes.truth, num_given=num_given)
             for frames in horizons
         },
-        torch.stack(states, 1) if states else None,
-        torch.stack(contents, 1) if states else None,
     )
 
 
@@ -175,9 +167,3 @@ def compare(
                 name=name,
             )
     return Compared(world, truth, arms, num_given)
-
-
-def _hero_error(world: PanWorld, video_BFCHW: Tensor, episodes: PanEpisodes) -> Tensor:
-    """Return the distance of the hero's colour, mean over frames, from the true one, ``[B]``."""
-    color = decode_pan(world, video_BFCHW).color_BF3.mean(1)
-    return (color - episodes.truth.color_B3).square().sum(-1).sqrt()

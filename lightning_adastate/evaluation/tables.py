@@ -1,6 +1,6 @@
 """The tables of a comparison: means, paired differences, and every score as csv."""
 
-# Shapes: B episodes, K chunks.
+# Shapes: B episodes.
 
 from __future__ import annotations
 
@@ -42,13 +42,6 @@ def print_tables(arms: Mapping[str, Arm], console: Console) -> None:
         for name in others:
             table.add_row(name, *_differences(arms[name].scores[frames], scores))
         console.print(table)
-    for name, arm in arms.items():
-        if arm.state_error_BK is not None and arm.content_error_BK is not None:
-            console.print(
-                f"Is the state a memory? {name}: distance of its hero from the true colour "
-                f"{_ends(arm.state_error_BK)}, of the content's {_ends(arm.content_error_BK)} "
-                "(first five -> last ten chunks with a state)"
-            )
 
 
 def wide_console() -> Console:
@@ -91,7 +84,3 @@ def write_csv(arms: Mapping[str, Arm], path: Path) -> None:
 def _cell(value_B: Tensor) -> str:
     good = value_B[~value_B.isnan()]
     return f"{good.mean():.2f} +- {good.std() / max(1, len(good)) ** 0.5:.2f}"
-
-
-def _ends(error_BK: Tensor) -> str:
-    return f"{error_BK[:, :5].mean():.3f} -> {error_BK[:, -10:].mean():.3f}"
