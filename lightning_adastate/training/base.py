@@ -57,9 +57,12 @@ class StreamModule(LightningModule, PixelStreaming):
         weights: File to initialise the backbone from: a path, or a name shipped with the package.
         ema_decay: Keep an average of the generator with this decay and generate from it; ``None``
             keeps none.
+        ema_start: Generator steps before the average begins: until then it is a copy of the generator, so
+            that nothing of the first weights is left in it (the public trainer's ``ema_start_step`` counts
+            critic steps: its 200 are 40 of these).
 
     Raises:
-        ValueError: If ``ema_decay`` is outside [0, 1), or the weights do not fit.
+        ValueError: If ``ema_decay`` is outside [0, 1), ``ema_start`` is negative, or the weights do not fit.
     """
 
     strict_loading = False
@@ -80,10 +83,13 @@ class StreamModule(LightningModule, PixelStreaming):
         frame_size: tuple[int, int] = (480, 832),
         weights: str | None = None,
         ema_decay: float | None = None,
+        ema_start: int = 0,
     ) -> None:
         super().__init__()
         if ema_decay is not None and not 0.0 <= ema_decay < 1.0:
             raise ValueError(f"`ema_decay` must be in [0, 1), got {ema_decay}")
+        if ema_start < 0:
+            raise ValueError(f"`ema_start` must be 0 or more, got {ema_start}")
         if weights is not None:
             load_into(backbone, weights)
             load_anchor(anchor, weights)
@@ -91,6 +97,7 @@ class StreamModule(LightningModule, PixelStreaming):
             backbone, anchor=anchor, cache=cache, schedule=schedule, noise=noise
         )
         self.ema_decay = ema_decay
+        self.ema_start = ema_start
         self.generator_ema = None if ema_decay is None else frozen_copy(self.generator)
         self.codec = codec.eval().requires_grad_(requires_grad=False)
         self.text_encoder = text_encoder.eval().requires_grad_(requires_grad=False)
@@ -233,12 +240,20 @@ class StreamModule(LightningModule, PixelStreaming):
 
     # -- the average ----------------------------------------------------------------------------
 
+    @torch.no_grad()
     def update_average(self) -> None:
-        """Move the average towards the generator. Called after each generator step."""
+        """Move the average towards the generator, or make it a copy until ``ema_start``.
+
+        Called after each generator step.
+        """
         if self.generator_ema is None or self.ema_decay is None:
             return
-        move = get_ema_multi_avg_fn(self.ema_decay)
-        move(list(self.generator_ema.parameters()), list(self.generator.parameters()), 0)
+        averages, live = list(self.generator_ema.parameters()), list(self.generator.parameters())
+        if self.ema_start and self.global_step <= self.ema_start:
+            for average, parameter in zip(averages, live, strict=True):
+                average.copy_(parameter)
+            return
+        get_ema_multi_avg_fn(self.ema_decay)(averages, live, 0)
 
 
 def _leave_out_frozen(

@@ -121,6 +121,20 @@ def test_the_average_moves_on_generator_steps_only_and_has_the_closed_form(tmp_p
     assert model.streamer is model.generator_ema
 
 
+def test_the_average_begins_where_it_is_told_to_with_nothing_of_the_first_weights(tmp_path):
+    """Generator steps 1 and 2 are copied; from step 3 the closed form holds, begun at step 2's weights."""
+    model = self_forcing(generator_interval=1, ema_decay=0.75, ema_start=2)
+    seen = fit(tmp_path, model)
+    for batch in (0, 1):
+        assert torch.equal(seen.average[batch], seen.generator[batch])
+    expected = seen.generator[1]
+    for batch in range(2, 6):
+        expected = 0.75 * expected + 0.25 * seen.generator[batch]
+        torch.testing.assert_close(seen.average[batch], expected, atol=1e-6, rtol=0)
+    with pytest.raises(ValueError, match="`ema_start` must be 0 or more, got -1"):
+        self_forcing(ema_decay=0.9, ema_start=-1)
+
+
 def test_accumulating_batches_is_a_larger_batch(tmp_path):
     """With the draws of rows equal, two batches of 2 give the gradient of one batch of 4."""
 
