@@ -27,7 +27,8 @@ def network(*, dtype=torch.float32, size=10_007):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float8_e4m3fn], ids=str)
 def test_one_changed_weight_anywhere_is_noticed(dtype, monkeypatch):
-    monkeypatch.setattr(module, "PIECE", 4096)
+    monkeypatch.setattr(module, "ROW", 1024)
+    monkeypatch.setattr(module, "GROUP", 4)
     net = network(dtype=dtype)
     before = weights_fingerprint(net)
     assert weights_fingerprint(network(dtype=dtype)) == before
@@ -69,11 +70,13 @@ def test_memory_layout_does_not_count():
     assert weights_fingerprint(net) == weights_fingerprint(other)
 
 
-def test_a_sum_never_overflows():
-    """The largest sum of a piece stays below 2^53."""
-    assert module.PIECE * 65521 * 2**15 < 2**53
-    full = nn.ParameterList([torch.full((module.PIECE // 2,), float("nan"))])
-    assert weights_fingerprint(full) == weights_fingerprint(full)
+def test_sums_are_exact():
+    """The largest sum of a row is a whole number that float64 holds."""
+    assert module.ROW * 65521 * 2**15 < 2**53
+    full = nn.ParameterList([torch.full((module.ROW + 3,), -0.0)])  # the bits of -32768 and 0
+    before = weights_fingerprint(full)
+    full[0].data[-1] = 0.0
+    assert weights_fingerprint(full) != before
 
 
 @pytest.mark.gpu

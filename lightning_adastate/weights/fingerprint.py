@@ -8,16 +8,19 @@ import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-PIECE = 1 << 22
-"""Numbers that are summed at a time; bounds the memory, and keeps a sum below 2^53."""
+ROW = 1 << 16
+"""Numbers in one sum: below 2^53 whatever they are, so float64 holds it exactly."""
+
+GROUP = 64
+"""Sums made at a time; bounds the memory."""
 
 
 @torch.no_grad()
 def weights_fingerprint(network: nn.Module) -> str:
     """Return a short hash of names, formats, shapes and values of all parameters and buffers.
 
-    The bits of the values are read as integers, weighted by their place and summed, piece by piece, on their
-    device. Integer sums are exact: the mark does not depend on the device, the order of summation or sharding, and
+    The bits of the values are read as integers, weighted by their place and summed, row by row, on their
+    device. The sums are exact: the mark does not depend on the device, the order of summation or sharding, and
     one changed weight changes it. The same values in another format have another mark. The host waits once.
 
     Args:
@@ -28,18 +31,22 @@ def weights_fingerprint(network: nn.Module) -> str:
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
         whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
         digest.update(f"/{name}/{whole.dtype}/{tuple(whole.shape)}".encode())
-        sums.append(_piece_sums(whole))
+        sums.append(_row_sums(whole))
     if sums:
         device = sums[0].device
         digest.update(torch.cat([each.to(device) for each in sums]).cpu().numpy().tobytes())
     return digest.hexdigest()[:16]
 
 
-def _piece_sums(tensor: Tensor) -> Tensor:
-    """Return one sum per piece, int64, on the tensor's device."""
+def _row_sums(tensor: Tensor) -> Tensor:
+    """Return one sum per row of numbers, exact in float64, on the tensor's device."""
     kind = torch.int16 if tensor.element_size() > 1 else torch.uint8
     values = tensor.detach().contiguous().flatten().view(kind)
-    place = torch.arange(min(PIECE, len(values)), device=values.device)
-    place = place.mul_(40503).remainder_(65521).add_(1)  # never 0: each place counts
-    sums = [(place[: len(piece)] * piece).sum() for piece in values.split(PIECE)]
-    return torch.stack(sums) if sums else values.new_zeros(0, dtype=torch.int64)
+    place = torch.arange(min(ROW, len(values)), device=values.device)
+    place = (place * 40503 % 65521 + 1).double()  # never 0: each place counts
+    whole = len(values) // ROW * ROW
+    rows, rest = values[:whole].view(-1, ROW), values[whole:]
+    sums = [group.double() @ place for group in rows.split(GROUP)] if whole else []
+    if len(rest):
+        sums.append((rest.double() @ place[: len(rest)])[None])
+    return torch.cat(sums) if sums else place
