@@ -8,19 +8,19 @@ import inspect
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 KEY = re.compile(r'(?:- )?Parser key "([^"]+)"(?: element \d+)?:\s*(.*)')
 CLASS = re.compile(r"(?:- )?Problem with given class_path '([^']+)':")
 GIVEN = re.compile(r"Given value: (.*)")
-CALLABLE = re.compile(
-    r"Type \S*Callable\[.*\] expects a function or a callable class: (.*?)"
-    r"(?:\. Got value: |, got )Namespace\(class_path='([^']+)'",
-    re.DOTALL,
+FACTORY = re.compile(
+    r"^( *)(?:- )?Type \S*Callable\[.*?\] expects a function or a callable class: (.*?)"
+    r"\. Got value: Namespace\(class_path='([^']+)'.*?$",
+    re.DOTALL | re.MULTILINE,
 )
-"""A factory's complaint about an argument of what it makes: what is wrong, and the class."""
+"""A complaint about an argument of what a factory makes."""
 NOISE = re.compile(
-    r"Does not validate against|Subtypes: |Errors:|Given value type|(- )?Expected a path but"
+    r"(- )?Does not validate against|Subtypes: |Errors:|Given value type|(- )?Expected a path but"
     r"|(- )?Expected a <class 'NoneType'>|(- )?Expected a <class 'list'>"
     r"|- a (class path|dict)|Subclass types expect"
 )
@@ -50,6 +50,7 @@ def one_sentence(message: str, types: Mapping[str, object] | None = None) -> str
         message: What jsonargparse says.
         types: Annotation of each top-level option, to list the classes it takes.
     """
+    message = FACTORY.sub(r"\1Problem with given class_path '\3':\n\1 \2", message)
     causes = list(_causes(message))
     if not causes:
         return _list_wanted(message) or " ".join(message.split())
@@ -133,9 +134,6 @@ def _explain(cause: Cause, types: Mapping[str, object]) -> str:
         return _unknown_class(found[1], cause, types)
     if found := re.match(r"Option '([^']+)' is not accepted", cause.text):
         return _unknown_option(found[1], cause)
-    if found := CALLABLE.match(cause.text):
-        made = replace(cause, text=found[1], class_path=found[2])
-        return _explain(made, types)
     if found := re.match(r"Expected a <class '(\w+)'>(?:\. Got value: (.*))?", cause.text):
         value = found[2] if found[2] is not None else cause.given
         return f"expected {found[1]}" + (f", got {value}" if value is not None else "")
@@ -153,6 +151,8 @@ def _unknown_class(name: str, cause: Cause, types: Mapping[str, object]) -> str:
     if cause.class_path is not None and cause.own_keys:
         annotation = _parameters(cause.class_path).get(cause.own_keys[-1])
     bases = [base for base in _classes(annotation) if base is not str]  # dict[str, Anchor]
+    if numbers := [base.__name__ for base in bases if base in (int, float)]:
+        return f"expected {numbers[0]}, got {name}"
     kind = bases[0].__name__ if bases else "class"
     known = sorted({found.__name__ for base in bases for found in concrete_subclasses(base)})
     listed = f"; known are {', '.join(known)}" if known else ""

@@ -150,9 +150,11 @@ def test_a_stop_runs_no_validation_and_saves_no_half_epoch(tmp_path):
     count, saves = Count(), ModelCheckpoint(tmp_path / "saves", save_last=True)
     model, witness = MODULES["self_forcing"](), Witness(3)
     callbacks = [witness, GracefulStop(), count, saves]
-    trainer(tmp_path, callbacks=callbacks, enable_checkpointing=True, min_epochs=2).fit(
-        model, ClipData(10)
-    )
+    trainer(
+        tmp_path, callbacks=callbacks, enable_checkpointing=True, min_epochs=2, min_steps=50
+    ).fit(model, ClipData(10))
+    assert model.batches_seen == 3
+    assert (saves.save_top_k, saves.save_last) == (1, True)
     assert count.validations == 0
     assert [path.name for path in (tmp_path / "saves").iterdir()] == ["stopped.ckpt"]
 
