@@ -1,5 +1,6 @@
 """generate: what is streamed is exact, and nothing is ever half written."""
 
+import functools
 import re
 import sys
 import threading
@@ -44,17 +45,12 @@ def workplace(tmp_path, monkeypatch, weights):
     return tmp_path
 
 
-@pytest.fixture(scope="module", autouse=True)
-def module(weights):
-    """What the command line builds of base.yaml, built once for all that is generated from Python."""
-    config = weights.parent / "with_weights.yaml"
-    config.write_text(BASE.replace("frame_size:", f"weights: {weights}\n    frame_size:"))
-    MODULE.append(load_module(str(config)))
-    yield MODULE[0]
-    MODULE.clear()
+@functools.cache
+def module():
+    """What the command line builds of base.yaml, which is the same in every test."""
+    return load_module("base.yaml")
 
 
-MODULE = []
 FROM_PYTHON = {"state_in", "state_out", "start", "seed", "decode"}
 
 
@@ -72,7 +68,7 @@ def run(name, *args, chunks=3, prompts="drifting west"):
     if all(arg.removeprefix("--generation.").partition("=")[0] in FROM_PYTHON for arg in args):
         names = {"output": f"{name}.mp4", "latents": f"{name}.safetensors"}
         options = {"num_chunks": chunks, "quality": "lossless", **names, **asked_of(args)}
-        code = generate(MODULE[0], Generation(prompts, **options))
+        code = generate(module(), Generation(prompts, **options))
         return code, load_file(names["latents"])["latents"], read_video(names["output"])
     return run_command(name, *args, chunks=chunks, prompts=prompts)
 
@@ -263,7 +259,7 @@ def test_a_mistake_is_one_sentence_and_writes_nothing(mistake, capsys):
         assert expected in lines[0]
     else:
         with pytest.raises(ValueError, match=re.escape(expected)):
-            generate(MODULE[0], Generation(**asked_of([*prompts, *args])))
+            generate(module(), Generation(**asked_of([*prompts, *args])))
     assert files() == before
 
 
@@ -324,12 +320,11 @@ generation:
 """
     )
     _, made, _ = run("made", "--config=timeline.yaml", chunks=5)
-    module = load_module("base.yaml")
     timeline = (prompt_switch(2, 1, frames=3), kv_flush(3, keep_frames=1))
-    state = module.open_stream(
+    state = module().open_stream(
         ["drifting west"], timeline=timeline, later_prompts=[["drifting east"]]
     )
-    parts = [piece.chunk.latents_BFCHW for piece in module.stream(state, 5)]
+    parts = [piece.chunk.latents_BFCHW for piece in module().stream(state, 5)]
     assert torch.equal(made, torch.cat(parts, dim=1))
     _, plain, _ = run("plain", chunks=5)
     assert torch.equal(made[:, :6], plain[:, :6])
