@@ -93,6 +93,20 @@ def run_replay(
     return 0 if worst <= tolerance else 1
 
 
+KNOWN = re.compile(
+    r"noise|text(\.\d+)?|drawn\.\d+|state_noise|renoise_(content|state)|latents|states|state_chunks"
+    r"|cache0\.(chunk|recache)\d+\.(k|v)|kv0_[kv]"
+)
+"""Tensors that are replayed or compared."""
+
+LABEL = re.compile(r"[frs]\d+|ema\d+|mem_(long|short)")
+"""Names of cache slots; see ``cache_by_label``."""
+
+LEFT_ASIDE = re.compile(r"steps|global_end|local_end|cache0\.(chunk|recache)\d+\.k_raw|bank\d+\.k")
+"""Tensors of recordings that say what others say as well: settings, lengths, keys before rotation, a bank whose
+shown frames are in the caches."""
+
+
 def read_case(path: str) -> dict[str, Tensor]:
     """Read a case and check that it holds what a replay needs.
 
@@ -106,6 +120,14 @@ def read_case(path: str) -> dict[str, Tensor]:
     absent = [name for name in ("noise", "latents") if name not in tensors]
     if absent or not any(name == "text" or name.startswith("text.") for name in tensors):
         raise ValueError(f"the case {path!r} lacks {', '.join(absent) or '`text`'}")
+    strange = [
+        n for n in sorted(tensors) if not KNOWN.fullmatch(n) and not LEFT_ASIDE.fullmatch(n)
+    ]
+    if strange:
+        raise ValueError(
+            f"the case {path!r} holds {strange[0]!r}, which replay does not compare; take it out, or rename it to "
+            "what it is (see `replay --help`)"
+        )
     return tensors
 
 
@@ -209,8 +231,12 @@ def compare_cache(
     seen: Counter[str] = Counter()
     gaps = {"k": 0.0, "v": 0.0}
     for slot, label in enumerate(labels[tag]):
-        if label not in ours:
-            continue
+        if not LABEL.fullmatch(label):
+            raise ValueError(
+                f"the layout names slot {slot} after chunk {chunk.index} {label!r}, which replay does not know"
+            )
+        if label not in ours:  # the recording holds a frame that our stream has lost
+            return {f"cache, without {label}": math.inf}
         key, value = ours[label][seen[label] % len(ours[label])]
         seen[label] += 1
         gaps["k"] = max(gaps["k"], _distance(key, tensors[f"cache0.{tag}.k"][slot]))
@@ -242,6 +268,8 @@ def cache_by_label(state: StreamState) -> dict[str, list[tuple[Tensor, Tensor]]]
                 "memory": memory,
             }
             put(known.get(short, f"f{frame_index}"), kv, frame)
+            if short not in known:  # re-encoded, if the anchor began anew
+                put(f"r{frame_index}", kv, frame)
     for block in state.blocks:
         for frame, frame_index in enumerate(block.frame_indices):
             put(f"f{frame_index}", block, frame)

@@ -1,10 +1,17 @@
 """The recorded cases of public code replay within 1e-5, through the configs shipped for them."""
 
+import json
 import shutil
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
-from tiny import GOLDEN
+import torch
+from safetensors.torch import load_file, save_file
+from tiny import GOLDEN, LATENT, frames, streamer, text
 
+from lightning_adastate.analysis.replay import cache_by_label
+from lightning_adastate.anchors import StaticAnchor
 from lightning_adastate.cli.replay import main
 
 CONFIGS = GOLDEN.parent.parent / "configs" / "replay"
@@ -75,3 +82,43 @@ def test_without_its_layout_a_prompt_switch_is_noticed(tmp_path):
 def test_a_case_that_lacks_tensors_is_refused():
     with pytest.raises(ValueError, match="lacks noise, latents"):
         replay("adastate", WEIGHTS)
+
+
+CASE = GOLDEN / "longlive_a12_s3_switch_keep_sink"
+
+
+def changed(tmp_path, *, tensors=None, slots=None):
+    """The LongLive case with other tensors or other names of slots."""
+    case = tmp_path / "case.safetensors"
+    save_file({**load_file(f"{CASE}.safetensors"), **(tensors or {})}, case)
+    layout = json.loads(Path(f"{CASE}.layout.json").read_text())
+    layout["slots_after"].update(slots or {})
+    case.with_suffix(".layout.json").write_text(json.dumps(layout))
+    return case
+
+
+def test_a_tensor_that_is_not_compared_is_refused(tmp_path):
+    case = changed(tmp_path, tensors={"grad.head": torch.zeros(1)})
+    with pytest.raises(ValueError, match=r"holds 'grad.head', which replay does not compare"):
+        replay("longlive", case)
+
+
+def test_a_slot_of_unknown_name_is_refused(tmp_path):
+    names = json.loads(Path(f"{CASE}.layout.json").read_text())["slots_after"]["chunk07"]
+    case = changed(tmp_path, slots={"chunk07": ["x9", *names[1:]]})
+    with pytest.raises(ValueError, match="names slot 0 after chunk 7 'x9'"):
+        replay("longlive", case)
+
+
+def test_a_slot_whose_frame_our_stream_has_lost_is_a_difference(tmp_path, capsys):
+    names = json.loads(Path(f"{CASE}.layout.json").read_text())["slots_after"]["chunk07"]
+    case = changed(tmp_path, slots={"chunk07": [*names[:-1], "f9"]})
+    assert replay("longlive", case) == 1
+    assert "cache, without f9 inf" in capsys.readouterr().out
+
+
+def test_frames_of_an_anchor_that_began_anew_have_the_names_of_encoded_ones():
+    """After a re-base the recordings call the sink's frames r12, r13, ...: they are compared, too."""
+    model = streamer(StaticAnchor(1))
+    state = replace(model.start(text(), latent_shape=LATENT), anchor={"sink": frames(12)})
+    assert {"f12", "r12"} <= cache_by_label(state).keys()
