@@ -16,6 +16,10 @@ from lightning_adastate.types import LossOutput
 
 Normaliser = Literal["per_sample", "none"]
 
+NonFinite = Literal["keep", "zero"]
+"""What becomes of a gradient that is not finite: it stays, so that training stops; or it is set to zero, as the public
+code does, where a teacher of NaN looks like one that is content."""
+
 
 def dmd_gradient(
     video_BFCHW: Tensor,
@@ -28,16 +32,30 @@ def dmd_gradient(
     """Return the direction to descend, ``(critic - teacher) / mean |video - teacher|``, in float64.
 
     The mean is one number per sample, over all frames that were not given: so frame weights must be
-    applied afterwards, or it would undo them. What is not a number becomes zero.
+    applied afterwards, or it would undo them. A video that is the teacher's answer has no direction, and gets zero.
 
     Paper: DMD (arXiv 2311.18828, Eq. 8).
     """
     video, teacher = video_BFCHW.double(), teacher_x0_BFCHW.double()
     gradient = critic_x0_BFCHW.double() - teacher
-    if normaliser == "per_sample":
-        distance = (video - teacher)[:, given_frames:].abs()
-        gradient = gradient / distance.mean(dim=(1, 2, 3, 4), keepdim=True)
-    return torch.nan_to_num(gradient)
+    if normaliser == "none":
+        return gradient
+    distance = (video - teacher)[:, given_frames:].abs().mean(dim=(1, 2, 3, 4), keepdim=True)
+    return divided(gradient, distance)
+
+
+def divided(value: Tensor, distance: Tensor) -> Tensor:
+    """Return ``value / distance``, and zero where the distance is; what is not finite stays so."""
+    apart = distance != 0.0
+    return value * apart / torch.where(apart, distance, torch.ones_like(distance))
+
+
+def without_non_finite(value: Tensor, rule: NonFinite) -> tuple[Tensor, dict[str, Tensor]]:
+    """Return the value under a rule for what is not finite, and what of that is to be logged."""
+    if rule == "keep":
+        return value, {}
+    count = (~value.isfinite()).sum()
+    return torch.nan_to_num(value), {"non_finite": count.float()}
 
 
 def dmd_loss(
@@ -66,6 +84,8 @@ class DMDLoss(GeneratorLoss):
         max_timestep: Highest timestep.
         score_shift: Shift of the table with which a velocity becomes x0. ``None`` is ``shift``. The
             public Self-Forcing code noises with shift 5 and converts with 8; parity only.
+        non_finite: ``keep`` lets a gradient that is not finite stop the training. ``zero`` sets it to zero, as
+            the public code does, and logs how many numbers that were (``train/non_finite``); parity only.
     """
 
     def __init__(
@@ -78,6 +98,7 @@ class DMDLoss(GeneratorLoss):
         min_timestep: float = 20.0,
         max_timestep: float = 980.0,
         score_shift: float | None = None,
+        non_finite: NonFinite = "keep",
     ) -> None:
         super().__init__(
             shift=shift,
@@ -88,6 +109,7 @@ class DMDLoss(GeneratorLoss):
         self.weighting = UniformWeighting() if weighting is None else weighting
         self.guidance = guidance
         self.normaliser: Normaliser = normaliser
+        self.non_finite: NonFinite = non_finite
 
     @property
     def uses_negative(self) -> bool:
@@ -129,9 +151,10 @@ class DMDLoss(GeneratorLoss):
             given_frames=given_frames,
             normaliser=self.normaliser,
         )
+        gradient, counted = without_non_finite(gradient, self.non_finite)
         loss = dmd_loss(video_BFCHW, gradient, weights_BF, given_frames=given_frames)
         free = gradient[:, given_frames:]
-        return LossOutput(loss, {"dmd_gradient": free.square().mean().sqrt().float()})
+        return LossOutput(loss, {"dmd_gradient": free.square().mean().sqrt().float(), **counted})
 
     def scores(
         self, video_BFCHW: Tensor, networks: Networks, draw: NoiseDraw, given_frames: int

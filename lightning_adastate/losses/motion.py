@@ -4,11 +4,18 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from lightning_adastate.losses.base import Networks, NoiseDraw, Reweight
-from lightning_adastate.losses.dmd import DMDLoss, Normaliser, dmd_gradient, dmd_loss
+from lightning_adastate.losses.dmd import (
+    DMDLoss,
+    dmd_gradient,
+    dmd_loss,
+    without_non_finite,
+)
 from lightning_adastate.losses.weighting import FrameWeighting
 from lightning_adastate.types import LossOutput
 
@@ -44,13 +51,7 @@ class MotionDMDLoss(DMDLoss):
         weighting: Weight of every frame; ``None`` is ``UniformWeighting``. A difference counts as its later
             frame.
         motion_weight: Weight of the motion term; the released code has 0.2.
-        guidance: As in ``DMDLoss``.
-        normaliser: ``per_sample`` divides by the mean distance of video and teacher, in frames and in
-            differences.
-        shift: Timestep shift, both of how timesteps are drawn and of the noise levels.
-        min_timestep: Lowest timestep; lower draws are raised to it.
-        max_timestep: Highest timestep.
-        score_shift: Shift of the table with which a velocity becomes x0; parity only.
+        **kwargs: Those of ``DMDLoss``; ``normaliser`` is for frames and for differences.
 
     Raises:
         ValueError: If ``motion_weight`` is negative.
@@ -61,22 +62,9 @@ class MotionDMDLoss(DMDLoss):
         weighting: FrameWeighting | None = None,
         *,
         motion_weight: float = 0.2,
-        guidance: float = 3.0,
-        normaliser: Normaliser = "per_sample",
-        shift: float = 5.0,
-        min_timestep: float = 20.0,
-        max_timestep: float = 980.0,
-        score_shift: float | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            weighting,
-            guidance=guidance,
-            normaliser=normaliser,
-            shift=shift,
-            min_timestep=min_timestep,
-            max_timestep=max_timestep,
-            score_shift=score_shift,
-        )
+        super().__init__(weighting, **kwargs)
         if motion_weight < 0.0:
             raise ValueError(f"`motion_weight` must be 0 or more, got {motion_weight}")
         self.motion_weight = motion_weight
@@ -110,6 +98,7 @@ class MotionDMDLoss(DMDLoss):
                 given_frames=still,
                 normaliser=self.normaliser,
             )
+            motion, _ = without_non_finite(motion, self.non_finite)
             share = torch.zeros_like(motion[:, :, 0, 0, 0])
             share[:, still:] = motion_weights(motion[:, still:])
             share = share * weights[:, 1:].double()

@@ -4,11 +4,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from lightning_adastate.losses.base import Networks, NoiseDraw, Reweight
-from lightning_adastate.losses.dmd import DMDLoss, Normaliser
+from lightning_adastate.losses.dmd import DMDLoss, Normaliser, divided, without_non_finite
 from lightning_adastate.losses.weighting import FrameWeighting
 from lightning_adastate.types import LossOutput
 
@@ -31,7 +33,7 @@ def sid_elements(
     elements = apart * ((teacher - video) - alpha * apart)
     if normaliser == "per_sample":
         distance = (video - teacher)[:, given_frames:].detach().abs()
-        elements = elements / distance.mean(dim=(1, 2, 3, 4), keepdim=True)
+        elements = divided(elements, distance.mean(dim=(1, 2, 3, 4), keepdim=True))
     return elements
 
 
@@ -44,12 +46,7 @@ class SiDLoss(DMDLoss):
     Args:
         weighting: Weight of every frame; ``None`` is ``UniformWeighting``.
         alpha: Weight of the squared distance of both answers that is taken off.
-        guidance: As in ``DMDLoss``.
-        normaliser: ``per_sample`` divides by the mean distance of video and teacher.
-        shift: Timestep shift, both of how timesteps are drawn and of the noise levels.
-        min_timestep: Lowest timestep; lower draws are raised to it.
-        max_timestep: Highest timestep.
-        score_shift: Shift of the table with which a velocity becomes x0; parity only.
+        **kwargs: Those of ``DMDLoss``.
     """
 
     def __init__(
@@ -57,22 +54,9 @@ class SiDLoss(DMDLoss):
         weighting: FrameWeighting | None = None,
         *,
         alpha: float = 1.0,
-        guidance: float = 3.0,
-        normaliser: Normaliser = "per_sample",
-        shift: float = 5.0,
-        min_timestep: float = 20.0,
-        max_timestep: float = 980.0,
-        score_shift: float | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(
-            weighting,
-            guidance=guidance,
-            normaliser=normaliser,
-            shift=shift,
-            min_timestep=min_timestep,
-            max_timestep=max_timestep,
-            score_shift=score_shift,
-        )
+        super().__init__(weighting, **kwargs)
         self.alpha = alpha
 
     def forward(
@@ -94,10 +78,11 @@ class SiDLoss(DMDLoss):
         video = video_BFCHW.detach().requires_grad_()
         value = self._value(video, networks, draw, weights, given_frames)
         (gradient,) = torch.autograd.grad(value, video)
-        gradient = torch.nan_to_num(gradient.double())
+        gradient, counted = without_non_finite(gradient.double(), self.non_finite)
         gradient[:, :given_frames] = 0.0
         pull = (video_BFCHW.double() * gradient).sum()
-        logs = {"sid_gradient": gradient[:, given_frames:].square().mean().sqrt().float()}
+        free = gradient[:, given_frames:]
+        logs = {"sid_gradient": free.square().mean().sqrt().float(), **counted}
         return LossOutput(value.detach() + pull - pull.detach(), logs)
 
     def _value(
@@ -118,5 +103,6 @@ class SiDLoss(DMDLoss):
             given_frames=given_frames,
             normaliser=self.normaliser,
         )
-        weighted = torch.nan_to_num(elements) * weights_BF.double()[:, :, None, None, None]
+        elements, _ = without_non_finite(elements, self.non_finite)
+        weighted = elements * weights_BF.double()[:, :, None, None, None]
         return weighted[:, given_frames:].mean()

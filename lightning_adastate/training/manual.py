@@ -15,10 +15,15 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from lightning_adastate.backbones import Backbone
 from lightning_adastate.training.base import StreamModule
-from lightning_adastate.training.optimization import clip_gradients
+from lightning_adastate.training.finite import check_gradients
+from lightning_adastate.training.optimization import (
+    clip_gradients,
+    gradient_norm,
+    parameters_of,
+)
 from lightning_adastate.training.randomness import generator_of
 from lightning_adastate.training.sharding import full_tensor
-from lightning_adastate.training.trainers import trainer_of
+from lightning_adastate.training.trainers import scaler_of, trainer_of
 from lightning_adastate.types import VideoBatch
 from lightning_adastate.weights.loading import fill_tensor
 
@@ -91,12 +96,25 @@ class ManualModule(StreamModule, ABC):
         optimizer = self.optimizers()
         if isinstance(optimizer, list):
             optimizer = optimizer[0]
-        norm = clip_gradients(optimizer.optimizer, self.clip_norm)
+        norm = self.clip(optimizer.optimizer)
         optimizer.step()
         optimizer.zero_grad()
         self.step_schedule(0)
         self.update_average()
         return norm
+
+    def clip(self, optimizer: Optimizer) -> Tensor:
+        """Clip an optimiser's gradients; return their norm before.
+
+        Raises:
+            NonFiniteError: If it is not finite. Under 16-bit mixed precision the scaler skips such steps.
+        """
+        norm = gradient_norm(optimizer)
+        whole = full_tensor(norm)
+        if scaler_of(self) is None:
+            check_gradients(self, whole, parameters_of(optimizer))
+        clip_gradients(optimizer, self.clip_norm, norm)
+        return whole
 
     def step_schedule(self, index: int) -> None:
         """Move the learning rate of one of several optimisers on. Lightning leaves that to us."""

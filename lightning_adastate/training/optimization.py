@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from lightning_adastate.training.sharding import full_tensor
-
 
 class WarmupDecay(LRScheduler):
     """Let the learning rate rise linearly and then fall, as a pure function of the optimiser step.
@@ -103,10 +101,16 @@ def build_optimizer(
     return {"optimizer": built, "lr_scheduler": schedule}
 
 
-def clip_gradients(optimizer: Optimizer, limit: float | None) -> Tensor:
-    """Clip the norm of all gradients of an optimiser; return the norm before."""
-    norm = nn.utils.clip_grad_norm_(parameters_of(optimizer), math.inf if limit is None else limit)
-    return full_tensor(norm)
+def gradient_norm(optimizer: Optimizer) -> Tensor:
+    """Return the norm of all gradients of an optimiser; sharded as they are."""
+    gradients = [each.grad for each in parameters_of(optimizer) if each.grad is not None]
+    return nn.utils.get_total_norm(gradients)
+
+
+def clip_gradients(optimizer: Optimizer, limit: float | None, norm: Tensor) -> None:
+    """Scale all gradients of an optimiser so that their norm is at most ``limit``; ``None`` leaves them."""
+    if limit is not None:
+        nn.utils.clip_grads_with_norm_(parameters_of(optimizer), limit, norm)
 
 
 def parameters_of(optimizer: Optimizer) -> Sequence[nn.Parameter]:

@@ -32,7 +32,7 @@ from lightning_adastate.training.networks import (
     place,
     velocity_of,
 )
-from lightning_adastate.training.optimization import build_optimizer, clip_gradients
+from lightning_adastate.training.optimization import build_optimizer
 from lightning_adastate.training.persistent import PersistentStreamModule
 from lightning_adastate.training.randomness import fold_seed, generator_of
 from lightning_adastate.training.trainers import trainer_of
@@ -236,7 +236,7 @@ class SelfForcing(PersistentStreamModule):
             loss = self.critic_loss(video, critic, draw, given_frames=given).loss
             self.manual_backward(loss / self.accumulate)
             if self.completes_step:
-                norm = clip_gradients(optimizer, self.clip_norm)
+                norm = self.clip(optimizer)
                 optimizer.step()
                 optimizer.zero_grad()
                 self.log("train/grad_norm_critic", norm)

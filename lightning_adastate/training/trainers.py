@@ -14,6 +14,12 @@ def trainer_of(module: LightningModule) -> Trainer | None:
         return None
 
 
+def scaler_of(module: LightningModule) -> object | None:
+    """Return the gradient scaler of 16-bit mixed precision, which skips steps that are not finite; else ``None``."""
+    trainer = trainer_of(module)
+    return None if trainer is None else getattr(trainer.precision_plugin, "scaler", None)
+
+
 def allow_unused_parameters(trainer: Trainer) -> None:
     """Let DDP accept a backward pass that does not reach every parameter.
 

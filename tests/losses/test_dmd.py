@@ -9,8 +9,10 @@ from lightning_adastate.losses import (
     CriticLoss,
     DMDLoss,
     HorizonWeighting,
+    MotionDMDLoss,
     Networks,
     NoiseDraw,
+    SiDLoss,
     dmd_gradient,
     dmd_loss,
 )
@@ -88,6 +90,31 @@ def test_the_gradient_is_normalised_per_sample_and_by_hand():
         torch.testing.assert_close(ours[row], expected, atol=1e-12, rtol=0)
     plain = dmd_gradient(video, teacher, critic, normaliser="none")
     torch.testing.assert_close(plain, critic - teacher, atol=1e-12, rtol=0)
+
+
+@pytest.mark.parametrize("kind", [DMDLoss, SiDLoss, MotionDMDLoss])
+def test_a_teacher_of_nan_does_not_look_like_one_that_is_content(kind):
+    video, _, critic, noise = problem()
+    draw = NoiseDraw(torch.full((2,), 500.0), noise.float())
+    networks = Networks(constant(video * torch.nan), None, constant(critic))
+
+    def gradient(**options):
+        leaf = video.float().requires_grad_()
+        out = kind(guidance=0.0, **options)(leaf, networks, draw)
+        return torch.autograd.grad(out.loss, leaf)[0], out.logs
+
+    kept, logs = gradient()
+    assert kept.isnan().all()
+    assert "non_finite" not in logs
+    zeroed, logs = gradient(non_finite="zero")
+    assert not zeroed.any()
+    assert logs["non_finite"] > 0
+
+
+def test_a_video_that_is_the_teachers_answer_has_no_direction():
+    video, _, critic, _ = problem()
+    assert not dmd_gradient(video, video, critic).any()
+    assert dmd_gradient(video, video, critic * torch.nan).isnan().all()
 
 
 def test_given_frames_neither_carry_loss_nor_dilute_the_normaliser():

@@ -1,0 +1,63 @@
+"""Gradients that are not finite stop the run before anything is updated."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor, nn
+
+from lightning_adastate.training.sharding import full_tensor
+from lightning_adastate.training.trainers import trainer_of
+
+
+class NonFiniteError(ValueError):
+    """A loss, gradient or latent that is not finite."""
+
+
+def check_gradients(
+    module: LightningModule, norm: Tensor, parameters: Sequence[nn.Parameter]
+) -> None:
+    """Refuse to update from gradients whose norm is not finite. The norm is that of all ranks, so all of them stop.
+
+    Args:
+        module: The module in training.
+        norm: Norm of all gradients, before clipping.
+        parameters: What is to be updated.
+
+    Raises:
+        NonFiniteError: Naming the first bad tensor, and the checkpoint to go on from.
+    """
+    if bool(torch.isfinite(norm)):
+        return
+    wanted = {id(parameter) for parameter in parameters}
+    named = (
+        name
+        for name, parameter in module.named_parameters()
+        if id(parameter) in wanted
+        and parameter.grad is not None
+        and not bool(full_tensor(parameter.grad).isfinite().all())
+    )
+    first = next(named, "all gradients together")
+    raise NonFiniteError(
+        f"the gradient of {first} is not finite after {module.global_step} generator steps; nothing was updated. "
+        f"{_last_checkpoint(module)}; look at teacher, data, learning rate and precision"
+    )
+
+
+def _last_checkpoint(module: LightningModule) -> str:
+    trainer = trainer_of(module)
+    found = [] if trainer is None else trainer.checkpoint_callbacks
+    paths = [
+        Path(path)
+        for callback in found
+        if isinstance(callback, ModelCheckpoint)
+        for path in (callback.last_model_path, callback.best_model_path)
+        if path and Path(path).exists()
+    ]
+    if not paths:
+        return "No checkpoint was written yet"
+    return f"The last good checkpoint is {max(paths, key=lambda path: path.stat().st_mtime)}"
