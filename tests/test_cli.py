@@ -211,7 +211,7 @@ MISTAKES = {
     "key without anything": (["--config=key.yaml"], ["no option 'modle'; did you mean model?"]),
     "trainer's key": (["--config=trainer.yaml"], ["'trainer.max_step'", "trainer.max_steps?"]),
     "argument without anything": (["--config=argument.yaml"], ["EMAAnchor takes no 'decoy'"]),
-    "nested value": (["--model.optimizer.lr=high"], ["optimizer.lr: expected float, got high\n"]),
+    "nested value": (["--model.optimizer.lr=high"], ["optimizer.lr: expected float, got high"]),
     "nested argument": (
         ["--model.optimizer.foo=1"],
         ["model.optimizer: AdamW takes no 'foo'; it"],

@@ -90,3 +90,12 @@ def test_testing_logs_what_validation_logs(tmp_path):
     )
     assert {name.replace("val/", "test/"): value for name, value in validated.items()} == tested
     assert "test/loss_generator" in tested
+
+
+def test_a_checkpoint_without_a_place_in_the_learning_rates_is_not_resumed(saved, tmp_path):
+    checkpoint = torch.load(saved, weights_only=True)
+    checkpoint["lr_schedulers"] = []
+    torch.save(checkpoint, saved)
+    with pytest.raises(ValueError, match="holds no place in its learning rates"):
+        trainer(tmp_path).fit(self_forcing(), ClipData(4, val_count=0), ckpt_path=saved)
+    trainer(tmp_path).validate(self_forcing(), ClipData(4), ckpt_path=saved)
