@@ -4,6 +4,7 @@ import math
 from itertools import combinations, product
 
 import pytest
+import reference_anchors as anchors
 import reference_streams as naive
 import torch
 from reference import NaiveWan, warped_levels
@@ -34,24 +35,24 @@ FRAMES = 15  # at least, and 6 chunks: every window below has then evicted three
 
 # Beside every class what it is, said again for the naive stream.
 ANCHORS = {
-    "none": (lambda: StaticAnchor(0), naive.Sink(0)),
-    "static": (lambda: StaticAnchor(2), naive.Sink(2)),
-    "EMA": (lambda: EMAAnchor(2, decay=0.9), naive.Average(2, 0.9)),
-    "replacement": (lambda: ReplacementAnchor(2), naive.Newest(2)),
-    "triangular": (lambda: TriangularAnchor(2, bank_frames=4), naive.Bank(2, 4)),
-    "adaptive": (lambda: AdaptiveAnchor(2), naive.State(2)),
-    "selected": (lambda: SelectedAnchor(1, num_selected=1), naive.Selection(1, 1, GRID)),
+    "none": (lambda: StaticAnchor(0), anchors.Sink(0)),
+    "static": (lambda: StaticAnchor(2), anchors.Sink(2)),
+    "EMA": (lambda: EMAAnchor(2, decay=0.9), anchors.Average(2, 0.9)),
+    "replacement": (lambda: ReplacementAnchor(2), anchors.Newest(2)),
+    "triangular": (lambda: TriangularAnchor(2, bank_frames=4), anchors.Bank(2, 4)),
+    "adaptive": (lambda: AdaptiveAnchor(2), anchors.State(2)),
+    "selected": (lambda: SelectedAnchor(1, num_selected=1), anchors.Selection(1, 1, GRID)),
     "compressed": (
         lambda: CompressedAnchor(1, num_packed=2, bank_frames=4, stride=(1, 2)),
-        naive.Packed(1, 2, 4, (1, 2), GRID),
+        anchors.Packed(1, 2, 4, (1, 2), GRID),
     ),
     "MemRoPE": (
         lambda: ComposedAnchor([StaticAnchor(1), PooledEMAAnchor(), PooledEMAAnchor(decay=0.9)]),
-        naive.Row(naive.Sink(1), naive.Pool(), naive.Pool(0.9)),
+        anchors.Row(anchors.Sink(1), anchors.Pool(), anchors.Pool(0.9)),
     ),
     "sink and state": (
         lambda: ComposedAnchor([StaticAnchor(1), AdaptiveAnchor(1)]),
-        naive.Row(naive.Sink(1), naive.State(1)),
+        anchors.Row(anchors.Sink(1), anchors.State(1)),
     ),
 }
 CACHES = {
