@@ -212,6 +212,16 @@ def test_what_does_not_fit_is_reported_without_touching_the_model(model, tmp_pat
         assert torch.equal(a, b)
 
 
+@pytest.mark.parametrize("value", [torch.nan, -torch.inf])
+def test_weights_that_are_not_finite_are_refused_by_name(value, model, tmp_path):
+    weights = model.state_dict()
+    weights["blocks.1.ffn.2.bias"] = weights["blocks.1.ffn.2.bias"].clone()
+    weights["blocks.1.ffn.2.bias"][3] = value
+    save_file(weights, tmp_path / "bad.safetensors")
+    with pytest.raises(ValueError, match=r"not finite: 1 of \d+ numbers of blocks.1.ffn.2.bias"):
+        load_into(model, tmp_path / "bad.safetensors")
+
+
 def test_a_lost_shard_is_named(model, tmp_path):
     source = write("shards", tmp_path / "in", model)
     lost = sorted(source.glob("*.safetensors"))[1]

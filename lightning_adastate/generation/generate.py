@@ -121,7 +121,7 @@ def generate(module: PixelStreaming, generation: Generation) -> int:
     Stopping (Ctrl-C, SIGTERM) finishes the chunk at work; everything written so far is then valid.
 
     Raises:
-        ValueError: If prompts, start, state, names or weights do not fit.
+        ValueError: If prompts, start, state, names or weights do not fit, or a chunk is not finite.
     """
     state = open_stream(module, generation)
     # Taken first: what could not be saved is refused before it is streamed.
@@ -135,11 +135,25 @@ def generate(module: PixelStreaming, generation: Generation) -> int:
     )
     with outputs, StopRequest() as stop, closing(_stream(module, state, generation)) as pieces:
         for piece in _with_progress(pieces, generation):
+            # The chunk is waited for here anyway: it goes to the encoder.
+            if not bool(piece.chunk.latents_BFCHW.isfinite().all()):
+                outputs.finish(fingerprint)
+                raise ValueError(_not_finite(piece.chunk.index, outputs))
             outputs.append(piece)
             if stop.asked:
                 break
         outputs.finish(fingerprint)
     return INTERRUPTED if stop.asked else 0
+
+
+def _not_finite(chunk: int, outputs: StreamOutputs) -> str:
+    kept = (
+        "nothing was written" if outputs.state is None else "what was written before it is whole"
+    )
+    return (
+        f"the latents of chunk {chunk} are not finite; {kept}; look at the weights, or set `trainer.precision` to "
+        "32-true"
+    )
 
 
 def _stream(

@@ -36,7 +36,7 @@ from lightning_adastate.training.configuration import (
 from lightning_adastate.training.sharding import data_mesh, shard_networks
 from lightning_adastate.training.trainers import allow_unused_parameters, trainer_of
 from lightning_adastate.types import VideoBatch
-from lightning_adastate.weights.loading import load_anchor, load_into
+from lightning_adastate.weights.loading import check_finite, load_anchor, load_into
 
 FROZEN = ("codec.", "text_encoder.", "teacher.", "teacher_placement.")
 """Modules that are not saved: their weights come from where the configuration says."""
@@ -182,6 +182,8 @@ class StreamModule(LightningModule, PixelStreaming):
                 f"the checkpoint is not of this model: it {' and '.join(found)}; resume with the "
                 "configuration it was made with, or take its generator alone with `model.weights`"
             )
+        for name, tensor in weights.items():
+            check_finite(tensor, name, "the checkpoint is")
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]

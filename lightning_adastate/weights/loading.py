@@ -141,7 +141,28 @@ def _fill(
     if any(tensor.is_meta for tensor in own.values()):
         raise ValueError(f"{what} is on the meta device; give it memory first, with `to_empty`")
     for name, tensor in own.items():
-        fill_tensor(tensor, files[names[name]])
+        values = files[names[name]]
+        check_finite(values, name, f"weights {str(files.path)!r} are")
+        fill_tensor(tensor, values)
+
+
+def check_finite(values: Tensor, name: str, source: str) -> None:
+    """Refuse weights that are not finite: everything made with them would be black, or NaN.
+
+    Args:
+        values: The tensor.
+        name: Its name.
+        source: Where it is from, with the verb: ``the checkpoint is``.
+
+    Raises:
+        ValueError: Naming the tensor.
+    """
+    if not bool(values.isfinite().all()):
+        count = int((~values.isfinite()).sum())
+        raise ValueError(
+            f"{source} not finite: {count} of {values.numel()} numbers of {name}; the training "
+            "that made them has diverged, take an earlier checkpoint"
+        )
 
 
 @torch.no_grad()

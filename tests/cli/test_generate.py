@@ -491,10 +491,39 @@ def test_a_module_class_of_the_users_own_is_what_streams(decode):
     """Whatever it overrides; a stage of ours would be built without its losses."""
     Path("my_modules.py").write_text(OWN_MODULE)
     own = Path("base.yaml").read_text().replace("SelfForcing", "my_modules.Noting")
-    _, plain, _ = run("plain", f"--generation.decode={decode}")
+    _, plain, _ = run_command("plain", f"--generation.decode={decode}")
     Path("base.yaml").write_text(own)
     sys.modules.pop("my_modules", None)
-    code, latents, _ = run("own", f"--generation.decode={decode}")
+    code, latents, _ = run_command("own", f"--generation.decode={decode}")
     assert code == 0
     assert Path("noted").read_text() == "1 2 3 "
     assert torch.equal(latents, plain)
+
+
+DIVERGING = """
+from dataclasses import replace
+
+from lightning_adastate.anchors import StaticAnchor
+
+
+class DivergingAnchor(StaticAnchor):
+    def absorb(self, contents, evicted, retained):
+        return {"sink": replace(evicted, value_LBFTND=evicted.value_LBFTND * float("nan"))}
+"""
+
+
+@pytest.mark.parametrize("decode", ["in_turn", "overlapped"])
+def test_a_stream_that_is_not_finite_stops_and_what_was_written_is_whole(decode, capsys):
+    """The window holds two chunks: the third one evicts, and reads what the anchor made of it."""
+    Path("my_diverging.py").write_text(DIVERGING)
+    sys.modules.pop("my_diverging", None)
+    files = ["--generation.output=a.mp4", "--generation.latents=a.safetensors"]
+    options = [f"--generation.decode={decode}", "--generation.num_chunks=5"]
+    anchor = "--model.anchor=my_diverging.DivergingAnchor"
+    command = ["generate", "--config=base.yaml", "--generation.prompts=drifting west"]
+    assert main([*command, *files, *options, anchor]) == 1
+    assert "the latents of chunk 2 are not finite; what was written before it is whole" in (
+        capsys.readouterr().err
+    )
+    assert load_file("a.safetensors")["latents"].shape[1] == 6
+    assert len(read_video("a.mp4")) == 6
