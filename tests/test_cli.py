@@ -216,6 +216,14 @@ MISTAKES = {
         ["--model.optimizer.foo=1"],
         ["model.optimizer: AdamW takes no 'foo'; it"],
     ),
+    "infinite number": (
+        ["--model.optimizer.lr=.inf"],
+        ["optimizer.init_args.lr: expected a finite number, got inf"],
+    ),
+    "not a number": (
+        ["--model.schedule.shift=.nan"],
+        ["schedule.init_args.shift: expected a finite number, got nan"],
+    ),
     "abbreviation": (["--generation.fp=3"], ["no option --generation.fp", "--generation.fps?"]),
     "empty config": (["--config=empty.yaml"], ["a config must be a mapping", "got nothing"]),
     "component as recipe": (["--config=anchors/ema"], ["a component's file"]),

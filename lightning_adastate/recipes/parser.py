@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from typing import Any, NoReturn, cast
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, Namespace
 
 from lightning_adastate.recipes.explain import explain
 from lightning_adastate.recipes.private_hooks import StrictParser
+
+MAY_BE_INFINITE = ("max_weight",)
+"""Arguments for which infinity means that there is no limit."""
+
+
+_parsing: ContextVar[bool] = ContextVar("parsing", default=False)
+"""Whether a parser is at work: those of components work inside, and know only the end of a key."""
 
 
 class SentenceParser(StrictParser):
@@ -22,6 +32,24 @@ class SentenceParser(StrictParser):
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
 
+    def parse_args(  # type: ignore[override]
+        self,
+        args: Sequence[str] | None = None,
+        namespace: Namespace | None = None,
+        **kwargs: Any,
+    ) -> Namespace:
+        """Parse command-line arguments; numbers must be finite."""
+        outermost = not _parsing.get()
+        before = _parsing.set(True)
+        try:
+            parsed = super().parse_args(args, namespace, **kwargs)
+        finally:
+            _parsing.reset(before)
+        for key, value in _numbers(parsed) if outermost else ():
+            if not math.isfinite(value) and key.rpartition(".")[2] not in MAY_BE_INFINITE:
+                self.error(f"{key}: expected a finite number, got {value}")
+        return parsed
+
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong in one sentence and leave with exit code 2."""
         # Nested parsers rely on the exception; a hundred lines of usage would bury the sentence.
@@ -30,3 +58,17 @@ class SentenceParser(StrictParser):
         parser = cast(ArgumentParser, getattr(ex, "subcommand_parser", None) or self)
         sys.stderr.write(f"error: {explain(message, parser)}\n")
         raise SystemExit(2)
+
+
+def _numbers(config: object, above: str = "") -> Iterator[tuple[str, float]]:
+    """Yield every float in a configuration, with its key."""
+    if isinstance(config, Namespace):
+        config = vars(config)
+    if isinstance(config, float):
+        yield above, config
+    elif isinstance(config, Mapping):
+        for name, value in config.items():
+            yield from _numbers(value, f"{above}.{name}" if above else str(name))
+    elif isinstance(config, (list, tuple)):
+        for value in config:
+            yield from _numbers(value, above)
