@@ -218,6 +218,17 @@ class SelfForcing(PersistentStreamModule):
         """Whether a rollout goes on from the last one."""
         return self.rollouts.is_persistent
 
+    @property
+    def busiest_batch(self) -> int:
+        """Name the first batch in which generator and critic both learn."""
+        return self.critic_warmup * self.accumulate
+
+    def example_batch(self, prompts: list[str], num_frames: int) -> VideoBatch:
+        """Return a batch with as many frames as the rollouts take of the clips."""
+        del num_frames
+        count = self.rollouts.clip_frames(self.num_frames, self.context_frames)
+        return super().example_batch(prompts, count)
+
     # -- one batch ------------------------------------------------------------------------------
 
     @property

@@ -1,0 +1,312 @@
+"""Run a stage's own training step, and its own stream, on tensors without memory, and note what was alive."""
+
+# Shapes: B batch, F frames, H W height / width of pixels.
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import (
+    register_optimizer_step_post_hook,
+    register_optimizer_step_pre_hook,
+)
+
+from torch.utils.data import DataLoader
+
+from lightning_adastate.backbones import Backbone
+from lightning_adastate.memory.live import FakeBytes, LiveBytes, rehearsing, tensor_bytes
+from lightning_adastate.training.base import StreamModule
+from lightning_adastate.training.manual import ManualModule
+
+REPEATS = 2
+"""Optimiser steps that are rehearsed, with seeds of their own: a rollout may go on from the last one."""
+
+MOST_CHUNKS = 48
+"""A stream is rehearsed until its window is full twice, and no further than this."""
+
+CALLED = {"generator_ema": "average", "teacher_placement": "teacher"}
+"""What children of a stage are called in a table, where not by their own name."""
+
+STEP = "the step beside networks"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Sizes of a run.
+
+    Args:
+        batch: Videos per process and step.
+        streams: Streams in lock-step, for generating.
+        num_frames: Latent frames of a training video.
+        frame_size: Height and width in pixels.
+        processes: Processes that share weights, gradients and optimiser states.
+    """
+
+    batch: int = 1
+    streams: int = 1
+    num_frames: int = 21
+    frame_size: tuple[int, int] = (480, 832)
+    processes: int = 1
+
+
+@dataclass(frozen=True)
+class Moment:
+    """A stretch of a rehearsal.
+
+    Args:
+        doing: What was done: the network that ran, or another word for it.
+        size: Most bytes alive at a time, weights included.
+        gradients: Bytes of gradients that were there when it began.
+    """
+
+    doing: str
+    size: int
+    gradients: int = 0
+
+
+@dataclass
+class Record:
+    """What a rehearsal found.
+
+    Args:
+        resident: Bytes of weights and of optimiser states, by what has them.
+        moments: What happened, in order.
+    """
+
+    resident: dict[str, int] = field(default_factory=dict)
+    moments: list[Moment] = field(default_factory=list)
+
+
+class Watch:
+    """Cut a rehearsal into moments: a new one wherever another part of the module begins to work.
+
+    Args:
+        module: What is watched.
+        live: What counts.
+    """
+
+    def __init__(self, module: LightningModule, live: LiveBytes) -> None:
+        self.module = module
+        self.live = live
+        self.record = Record()
+        self.doing = STEP
+        self.is_held = False
+        self.gradients = 0
+        self.owners: dict[int, str] = {}
+
+    def learn_names(self) -> None:
+        """Note whose part every module is."""
+        self.owners = {id(net): name for name, net in networks_of(self.module).items()}
+        for name, child in self.module.named_children():
+            for part in child.modules():
+                self.owners[id(part)] = CALLED.get(name, name)
+
+    def cut(self, doing: str, *, hold: bool = False) -> None:
+        """End a moment and begin the next; while it is held, parts that work do not end it."""
+        self.record.moments.append(Moment(self.doing, self.live.peak, self.gradients))
+        self.live.mark()
+        self.doing, self.is_held = doing, hold
+        self.gradients = tensor_bytes(each.grad for each in self.module.parameters())
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[None]:
+        """Be told of every module that runs and of every optimiser that steps."""
+        handles = [
+            nn.modules.module.register_module_forward_pre_hook(self._begin),
+            register_optimizer_step_pre_hook(self._step),
+            register_optimizer_step_post_hook(lambda *_: self.cut(STEP)),
+        ]
+        self.live.mark()
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _begin(self, module: nn.Module, args: object) -> None:
+        del args
+        doing = self.owners.get(id(module))
+        if doing is None or self.is_held:
+            return
+        if doing != self.doing or isinstance(module, Backbone):
+            self.cut(doing)
+
+    def _step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
+        del args, kwargs
+        self.cut("optimiser step", hold=True)
+        for group in optimizer.param_groups:
+            # What CUDA does where nothing else is said: one root of all second moments.
+            if group.get("foreach") is None and not group.get("fused"):
+                group["foreach"] = True
+
+
+class Elsewhere(SingleDeviceStrategy):
+    """Let weights without memory pass as weights on the CPU; what is no part of the module waits elsewhere."""
+
+    def __init__(self, live: FakeBytes) -> None:
+        super().__init__(device=torch.device("cpu"))
+        self.live = live
+
+    def model_to_device(self) -> None:
+        """Replace the weights."""
+        assert self.lightning_module is not None
+        settle(self.lightning_module, self.live)
+
+    def teardown(self) -> None:
+        """Leave all as it is; it is thrown away."""
+
+
+class Recorder(Callback):
+    """Give every optimiser its state, let every batch be a busy one, and read out at the end."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.watch = watch
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Step once without a gradient worth the name: AdamW's state comes with its first step."""
+        for optimizer in trainer.optimizers:
+            for group in optimizer.param_groups:
+                for parameter in group["params"]:
+                    parameter.grad = torch.zeros_like(parameter)
+            optimizer.step()
+            optimizer.zero_grad()
+        self.first = getattr(pl_module, "busiest_batch", 0)
+        self.watch.learn_names()
+        self.watch.record.moments.clear()
+        self.watch.live.mark()
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Begin the same optimiser step again, with other draws."""
+        if isinstance(pl_module, ManualModule):
+            turn, place = divmod(batch_idx, pl_module.accumulate)
+            pl_module.batches_seen = self.first + place
+            pl_module.seed += not place and bool(turn)
+
+    def on_before_backward(
+        self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
+    ) -> None:
+        """Begin a moment."""
+        self.watch.cut("backward pass", hold=True)
+
+    def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """End it."""
+        self.watch.cut(STEP)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Read what is there all the time."""
+        self.watch.cut(STEP)
+        found = resident_of(pl_module)
+        for optimizer in trainer.optimizers:
+            first = optimizer.param_groups[0]["params"][0]
+            name = next(n for n, p in pl_module.named_parameters() if p is first)
+            whose = name.partition(".")[0]
+            states = (part for state in optimizer.state.values() for part in state.values())
+            size = tensor_bytes(part for part in states if isinstance(part, Tensor))
+            found[f"{CALLED.get(whose, whose)}'s optimiser"] = size
+        self.watch.record.resident = found
+
+
+def resident_of(module: nn.Module) -> dict[str, int]:
+    """Return the bytes of the weights of every child."""
+    found = {}
+    for name, child in module.named_children():
+        size = tensor_bytes([*child.parameters(), *child.buffers()])
+        if size:
+            found[CALLED.get(name, name)] = size
+    return found
+
+
+def settle(module: nn.Module, live: FakeBytes) -> None:
+    """Replace weights and buffers by fake ones on the CPU, in place; what is tied stays tied."""
+    made: dict[int, Tensor] = {}
+    for part in module.modules():
+        for name, weight in list(part.named_parameters(recurse=False)):
+            if id(weight) not in made:
+                fake = live.like(weight)
+                made[id(weight)] = nn.Parameter(fake, requires_grad=weight.requires_grad)
+            setattr(part, name, made[id(weight)])
+        for name, buffer in list(part.named_buffers(recurse=False)):
+            setattr(part, name, live.like(buffer))
+
+
+def networks_of(module: nn.Module) -> dict[str, Backbone]:
+    """Return every backbone by its place, those that wait in an object that is no module as well."""
+    found = {name: each for name, each in module.named_modules() if isinstance(each, Backbone)}
+    for name, holder in vars(module).items():
+        inside = getattr(holder, "__dict__", {}).values()
+        found |= {CALLED.get(name, name): each for each in inside if isinstance(each, Backbone)}
+    return found
+
+
+def rehearse_fit(module: StreamModule, sizes: Sizes, precision: str) -> Record:
+    """Return what training takes once every optimiser has stepped; ``module`` is used up.
+
+    Args:
+        module: After ``setup("fit")``, its weights on any device.
+        sizes: Of the run.
+        precision: As ``trainer.precision``.
+    """
+    with rehearsing() as live, quiet():
+        watch = Watch(module, live)
+        if isinstance(module, ManualModule):
+            module.accumulate = min(2, module.accumulate)
+        trainer = trainer_with(
+            precision, strategy=Elsewhere(live), callbacks=[Recorder(watch)], max_epochs=1
+        )
+        batch = module.example_batch(["a prompt"] * sizes.batch, sizes.num_frames)
+        batches = [batch] * (REPEATS * getattr(module, "accumulate", 1))
+        with watch.watching():
+            trainer.fit(module, DataLoader(batches, batch_size=None))
+    return watch.record
+
+
+def rehearse_stream(module: StreamModule, sizes: Sizes, precision: str) -> Record:
+    """Return what a stream without end takes; ``module`` is used up."""
+    streamer = module.streamer
+    frames = streamer.cache.max_frames + streamer.anchor.num_frames + streamer.cache.history_frames
+    count = min(MOST_CHUNKS, 4 + 2 * frames // streamer.schedule.chunk_frames)
+    with rehearsing() as live, quiet():
+        plugin = trainer_with(precision).precision_plugin
+        plugin.convert_module(module)
+        settle(module, live)
+        watch = Watch(module, live)
+        watch.learn_names()
+        with watch.watching(), plugin.forward_context():
+            state = module.open_stream(["a prompt"] * sizes.streams)
+            for made in module.stream(state, count):
+                state = made.state
+            watch.cut(STEP)
+        watch.record.resident = resident_of(module)
+    return watch.record
+
+
+def trainer_with(precision: str, **options: object) -> Trainer:
+    """Return a trainer that writes nothing."""
+    quietly = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    rest = {"enable_model_summary": False, "accelerator": "cpu", "devices": 1}
+    return Trainer(precision=precision, **quietly, **rest, **options)  # type: ignore[arg-type]
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the trainer's remarks on its surroundings to ourselves."""
+    log = logging.getLogger("lightning.pytorch")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(before)
