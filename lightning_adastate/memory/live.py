@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, ValuesView
 
 import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from lightning_adastate.rope import rope_table
 
 aten = torch.ops.aten
+
+DEVICE = torch.ops.prim.device.default
+"""Asked by the autograd engine of every tensor that is no plain one."""
 
 SMALL = 4096
 """Tensors of up to so many numbers that come from no fake one are computed: draws, levels, step counts."""
@@ -42,14 +44,15 @@ class LiveBytes(TorchDispatchMode):
     ) -> object:
         """Run an operation and count what it made."""
         del types
-        given = [each for each in tree_leaves((args, kwargs)) if isinstance(each, Tensor)]
+        if func is DEVICE:
+            return func(*args)
+        given = tensors_in((args, (kwargs or {}).values()))
         made = self.run(func, args, kwargs or {}, given)
         known = {each.untyped_storage()._cdata for each in given}
-        for part in tree_leaves(made):
-            if isinstance(part, Tensor) and part.device.type == "cpu":
-                whose = part.untyped_storage()
-                if whose._cdata not in self._known and whose._cdata not in known:
-                    self._count(whose)
+        for part in tensors_in((made,)):
+            whose = part.untyped_storage()
+            if whose._cdata not in self._known and whose._cdata not in known and not is_away(part):
+                self._count(whose)
         return made
 
     def run(
@@ -86,13 +89,17 @@ class FakeBytes(LiveBytes):
     def __init__(self) -> None:
         super().__init__()
         self.fake = FakeTensorMode(allow_non_fake_inputs=True)
+        self.small = SMALL
 
     def like(self, tensor: Tensor) -> Tensor:
         """Return a fake tensor of that size on the CPU, and count it."""
-        with self.fake:
-            made = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype)
-        self._count(made.untyped_storage())
-        return made
+        small, self.small = self.small, -1
+        try:
+            return torch.empty_strided(
+                tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu"
+            )
+        finally:
+            self.small = small
 
     def run(
         self,
@@ -102,28 +109,39 @@ class FakeBytes(LiveBytes):
         given: list[Tensor],
     ) -> object:
         """Run it on shapes, or really where all that it reads and makes is small and known."""
-        if any(each.is_meta and not isinstance(each, FakeTensor) for each in given):
+        if any(map(is_away, given)):
             if str(kwargs.get("device")) != "cpu":
                 return func(*args, **kwargs)
-            return self.like(given[0])
-        if given and all(
-            not isinstance(each, FakeTensor) and each.numel() <= SMALL for each in given
-        ):
+            sizes = (given[0].shape, given[0].stride())
+            options = {"dtype": kwargs.get("dtype") or given[0].dtype, "device": torch.device("cpu")}
+            return self.fake.__torch_dispatch__(aten.empty_strided.default, (), sizes, options)
+        fake = any(isinstance(each, FakeTensor) for each in given)
+        if given and not fake and all(each.numel() <= self.small for each in given):
             return func(*args, **kwargs)
         if func is aten.equal.default:
             return True
         if func is aten._local_scalar_dense.default:
             return torch.ones((), dtype=given[0].dtype).item()
-        with self.fake:
-            made = func(*args, **kwargs)
-        if given or any(part.numel() > SMALL for part in tree_leaves(made) if is_tensor(part)):
+        made: object = self.fake.__torch_dispatch__(func, (), args, kwargs)
+        if given or any(part.numel() > self.small for part in tensors_in((made,))):
             return made
         return func(*args, **kwargs)
 
 
-def is_tensor(part: object) -> bool:
-    """Whether it is one."""
-    return isinstance(part, Tensor)
+def tensors_in(parts: Iterable[object]) -> list[Tensor]:
+    """Return the tensors in arguments or results, lists of them included."""
+    found: list[Tensor] = []
+    for part in parts:
+        if isinstance(part, Tensor):
+            found.append(part)
+        elif isinstance(part, tuple | list | ValuesView):
+            found += tensors_in(part)
+    return found
+
+
+def is_away(tensor: Tensor) -> bool:
+    """Whether a tensor is on the meta device: one that waits elsewhere."""
+    return not isinstance(tensor, FakeTensor) and tensor.is_meta
 
 
 @contextlib.contextmanager

@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 import torch
@@ -27,8 +28,8 @@ from lightning_adastate.memory.live import FakeBytes, LiveBytes, rehearsing, ten
 from lightning_adastate.training.base import StreamModule
 from lightning_adastate.training.manual import ManualModule
 
-REPEATS = 2
-"""Optimiser steps that are rehearsed, with seeds of their own: a rollout may go on from the last one."""
+FEW, MORE = 1, 2
+"""Blocks of the shortened networks that are rehearsed; memory is affine in the number of blocks."""
 
 MOST_CHUNKS = 48
 """A stream is rehearsed until its window is full twice, and no further than this."""
@@ -84,6 +85,16 @@ class Record:
 
     resident: dict[str, int] = field(default_factory=dict)
     moments: list[Moment] = field(default_factory=list)
+
+    @property
+    def script(self) -> list[str]:
+        """Return what was done, in order, and by whom."""
+        return [*self.resident, *(moment.doing for moment in self.moments)]
+
+    @property
+    def peak(self) -> int:
+        """Return the most bytes alive at a time."""
+        return max(moment.size for moment in self.moments)
 
 
 class Watch:
@@ -174,12 +185,9 @@ class Recorder(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Step once without a gradient worth the name: AdamW's state comes with its first step."""
         for optimizer in trainer.optimizers:
-            for group in optimizer.param_groups:
-                for parameter in group["params"]:
-                    parameter.grad = torch.zeros_like(parameter)
+            fill_gradients(optimizer)
             optimizer.step()
             optimizer.zero_grad()
-        self.first = getattr(pl_module, "busiest_batch", 0)
         self.watch.learn_names()
         self.watch.record.moments.clear()
         self.watch.live.mark()
@@ -187,11 +195,13 @@ class Recorder(Callback):
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
     ) -> None:
-        """Begin the same optimiser step again, with other draws."""
+        """Go to the last batch of a step in which all learn, with the gradients that wait for it."""
         if isinstance(pl_module, ManualModule):
-            turn, place = divmod(batch_idx, pl_module.accumulate)
-            pl_module.batches_seen = self.first + place
-            pl_module.seed += not place and bool(turn)
+            waiting = pl_module.accumulate - 1
+            pl_module.batches_seen = pl_module.busiest_batch + waiting
+            if waiting:
+                for optimizer in trainer.optimizers:
+                    fill_gradients(optimizer)
 
     def on_before_backward(
         self, trainer: Trainer, pl_module: LightningModule, loss: Tensor
@@ -215,6 +225,13 @@ class Recorder(Callback):
             size = tensor_bytes(part for part in states if isinstance(part, Tensor))
             found[f"{CALLED.get(whose, whose)}'s optimiser"] = size
         self.watch.record.resident = found
+
+
+def fill_gradients(optimizer: Optimizer) -> None:
+    """Give everything that an optimiser steps a gradient of zeros."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
 
 
 def resident_of(module: nn.Module) -> dict[str, int]:
@@ -259,16 +276,80 @@ def rehearse_fit(module: StreamModule, sizes: Sizes, precision: str) -> Record:
     """
     with rehearsing() as live, quiet():
         watch = Watch(module, live)
-        if isinstance(module, ManualModule):
-            module.accumulate = min(2, module.accumulate)
         trainer = trainer_with(
             precision, strategy=Elsewhere(live), callbacks=[Recorder(watch)], max_epochs=1
         )
         batch = module.example_batch(["a prompt"] * sizes.batch, sizes.num_frames)
-        batches = [batch] * (REPEATS * getattr(module, "accumulate", 1))
+        repeats = 2 if getattr(module, "is_persistent", False) else 1
         with watch.watching():
-            trainer.fit(module, DataLoader(batches, batch_size=None))
+            trainer.fit(module, DataLoader([batch] * repeats, batch_size=None))
     return watch.record
+
+
+def blocks_of(network: Backbone) -> nn.ModuleList | None:
+    """Return the list of a network's blocks, if it has just one list of that length."""
+    lists = [each for each in network.modules() if isinstance(each, nn.ModuleList)]
+    found = [each for each in lists if len(each) == network.num_layers]
+    return found[0] if len(found) == 1 else None
+
+
+def shortened(module: StreamModule, depths: dict[int, int]) -> StreamModule:
+    """Return a copy whose networks of some depths have fewer blocks; what is long is not copied.
+
+    Args:
+        module: As built.
+        depths: Blocks that networks of so many are to have.
+    """
+    memo: dict[int, object] = {}
+    for network in networks_of(module).values():
+        blocks, wanted = blocks_of(network), depths.get(network.num_layers)
+        if blocks is not None and wanted is not None:
+            kept = [copy.deepcopy(block) for block in blocks[:wanted]]
+            memo[id(blocks)] = nn.ModuleList(kept)
+    short: StreamModule = copy.deepcopy(module, memo)
+    for network in networks_of(short).values():
+        network.num_layers = depths.get(network.num_layers, network.num_layers)
+    return short
+
+
+def extrapolated(
+    module: StreamModule, rehearse: Callable[[StreamModule], Record], *, whole: bool = False
+) -> Record:
+    """Return what a module takes from rehearsals of shortened copies.
+
+    Memory is affine in the numbers of blocks, moment by moment: one rehearsal with few of all, and one more for
+    every depth that there is. Where shortened copies do other things than each other, the whole is rehearsed.
+
+    Args:
+        module: As built.
+        rehearse: Uses a copy up.
+        whole: Rehearse the whole at once.
+    """
+    networks = [each for each in networks_of(module).values() if blocks_of(each) is not None]
+    depths = sorted({each.num_layers for each in networks if each.num_layers > MORE + 1})
+    if whole or not depths:
+        return rehearse(copy.deepcopy(module))
+    few = dict.fromkeys(depths, FEW)
+    base = rehearse(shortened(module, few))
+    longer = {depth: rehearse(shortened(module, few | {depth: MORE})) for depth in depths}
+    if any(other.script != base.script for other in longer.values()):
+        return rehearse(copy.deepcopy(module))
+
+    def grown(read: Callable[[Record], int]) -> int:
+        more = sum((read(longer[d]) - read(base)) * (d - FEW) // (MORE - FEW) for d in depths)
+        return read(base) + more
+
+    return Record(
+        {name: grown(lambda each, n=name: each.resident[n]) for name in base.resident},
+        [
+            Moment(
+                moment.doing,
+                grown(lambda each, i=index: each.moments[i].size),
+                grown(lambda each, i=index: each.moments[i].gradients),
+            )
+            for index, moment in enumerate(base.moments)
+        ],
+    )
 
 
 def rehearse_stream(module: StreamModule, sizes: Sizes, precision: str) -> Record:

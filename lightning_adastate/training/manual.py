@@ -106,6 +106,11 @@ class ManualModule(StreamModule, ABC):
         """Whether the batch in hand is the last of its optimiser step."""
         return (self.batches_seen + 1) % self.accumulate == 0
 
+    @property
+    def busiest_batch(self) -> int:
+        """Name the first batch of the first optimiser step in which everything learns."""
+        return 0
+
     def step_generator(self) -> Tensor:
         """Step the generator and its average; return the gradient's norm. Moves ``global_step``."""
         optimizer = self.optimizers()
