@@ -4,26 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterable, Iterator, ValuesView
+from collections.abc import Callable, Iterable, Iterator
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_adastate.rope import rope_table
 
 aten = torch.ops.aten
-
-DEVICE = torch.ops.prim.device.default
-"""Asked by the autograd engine of every tensor that is no plain one."""
+META = torch.device("meta")
 
 SMALL = 4096
-"""Tensors of up to so many numbers that come from no fake one are computed: draws, levels, step counts."""
+"""Tensors of up to so many numbers that come from no hollow one are computed: draws, levels, step counts."""
 
 
 class LiveBytes(TorchDispatchMode):
-    """Count the bytes of tensors made inside on the CPU, views once: what is alive, and the most at a time."""
+    """Count the bytes of tensors made inside, views once: what is alive, and the most at a time."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -44,113 +42,233 @@ class LiveBytes(TorchDispatchMode):
     ) -> object:
         """Run an operation and count what it made."""
         del types
-        if func is DEVICE:
-            return func(*args)
-        given = tensors_in((args, (kwargs or {}).values()))
-        made = self.run(func, args, kwargs or {}, given)
-        known = {each.untyped_storage()._cdata for each in given}
-        for part in tensors_in((made,)):
-            whose = part.untyped_storage()
-            if whose._cdata not in self._known and whose._cdata not in known and not is_away(part):
-                self._count(whose)
+        made = func(*args, **(kwargs or {}))
+        self.count(made, tensors_in((args, kwargs)))
         return made
 
-    def run(
-        self,
-        func: Callable[..., object],
-        args: tuple[object, ...],
-        kwargs: dict[str, object],
-        given: list[Tensor],
-    ) -> object:
-        """Run an operation on the tensors ``given`` among its arguments."""
-        del given
-        return func(*args, **kwargs)
-
-    def _count(self, storage: torch.UntypedStorage) -> None:
-        key, size = storage._cdata, storage.nbytes()
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        self._known[key] = weakref.ref(storage, lambda _: self._drop(key, size))
+    def count(self, made: object, given: Iterable[Tensor]) -> None:
+        """Count what an operation made, but for views of what it was given."""
+        old = {each.untyped_storage()._cdata for each in given}
+        for part in tensors_in(made):
+            storage = part.untyped_storage()
+            key, size = storage._cdata, storage.nbytes()
+            if key in old or key in self._known:
+                continue
+            self.now += size
+            self.peak = max(self.peak, self.now)
+            self._known[key] = weakref.ref(storage, lambda _, k=key, s=size: self._drop(k, s))
 
     def _drop(self, key: int, size: int) -> None:
         if self._known.pop(key, None) is not None:
             self.now -= size
 
 
-class FakeBytes(LiveBytes):
+class Hollow(Tensor):
+    """A tensor that says it is on the CPU, and has a shape but no memory: behind it is one on the meta device."""
+
+    meta: Tensor
+
+    @staticmethod
+    def __new__(cls, meta: Tensor) -> Hollow:
+        """Wrap a tensor on the meta device."""
+        made: Hollow = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+            cls,
+            meta.size(),
+            strides=meta.stride(),
+            storage_offset=meta.storage_offset(),
+            dtype=meta.dtype,
+            device="cpu",
+        )
+        made.meta = meta
+        return made
+
+    @classmethod
+    def __torch_dispatch__(
+        cls,
+        func: Callable[..., object],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        """Refuse: outside a rehearsal there is nothing to compute with."""
+        raise RuntimeError(f"{func} was called on a tensor without memory after its rehearsal")
+
+
+class HollowBytes(LiveBytes):
     """Count the same without computing: every large tensor made inside has a shape and no memory.
 
-    Small ones that depend on no fake one are real, so that code may ask for their values: a drawn exit pass, a
-    list of noise levels. Asked for a fake one's value, it says one, and that two are equal: a check of what is finite or
-    alike passes. Tensors on the meta device stand for those that wait elsewhere, uncounted, and become
-    fake ones on their way to the CPU.
+    Small ones that depend on no hollow one are real, so that code may ask for their values: a drawn exit pass, a
+    list of noise levels. Asked for a hollow one's value, it says one, and that two are equal: a check of what is
+    finite or alike passes. Tensors on the meta device stand for those that wait elsewhere, uncounted; they become
+    hollow ones on their way to the CPU.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self.fake = FakeTensorMode(allow_non_fake_inputs=True)
-        self.small = SMALL
+        self._memo: dict[object, object] = {}
 
     def like(self, tensor: Tensor) -> Tensor:
-        """Return a fake tensor of that size on the CPU, and count it."""
-        small, self.small = self.small, -1
-        try:
-            return torch.empty_strided(
-                tensor.shape, tensor.stride(), dtype=tensor.dtype, device="cpu"
-            )
-        finally:
-            self.small = small
+        """Return a hollow tensor of that size and layout, counted."""
+        meta = torch.empty_strided(
+            tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META
+        )
+        self.count(meta, ())
+        return Hollow(meta)
 
-    def run(
+    def __torch_dispatch__(
         self,
         func: Callable[..., object],
-        args: tuple[object, ...],
-        kwargs: dict[str, object],
-        given: list[Tensor],
+        types: object,
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
     ) -> object:
-        """Run it on shapes, or really where all that it reads and makes is small and known."""
-        if any(map(is_away, given)):
-            if str(kwargs.get("device")) != "cpu":
-                return func(*args, **kwargs)
-            sizes = (given[0].shape, given[0].stride())
-            options = {"dtype": kwargs.get("dtype") or given[0].dtype, "device": torch.device("cpu")}
-            return self.fake.__torch_dispatch__(aten.empty_strided.default, (), sizes, options)
-        fake = any(isinstance(each, FakeTensor) for each in given)
-        if given and not fake and all(each.numel() <= self.small for each in given):
-            return func(*args, **kwargs)
-        if func is aten.equal.default:
-            return True
+        """Run an operation on shapes, or really where all that it reads and makes is small and known."""
+        del types
+        options = kwargs or {}
+        given = tensors_in((args, options))
+        if not any(isinstance(each, Hollow) for each in given):
+            if getattr(func, "namespace", "") != "aten" or self.is_elsewhere(given, options) or (
+                given and all(each.numel() <= SMALL and not each.is_meta for each in given)
+            ):
+                return func(*args, **options)
         if func is aten._local_scalar_dense.default:
             return torch.ones((), dtype=given[0].dtype).item()
-        made: object = self.fake.__torch_dispatch__(func, (), args, kwargs)
-        if given or any(part.numel() > self.small for part in tensors_in((made,))):
-            return made
-        return func(*args, **kwargs)
+        if func is aten.equal.default:
+            return True
+        key = (func, signature(args), signature(options))
+        if key in self._memo:
+            return self.again(self._memo[key], given)
+        inside = [bare(each) for each in given]
+        places = {id(each): place for place, each in enumerate(given)}
+        made = func(
+            *(swapped(part, inside, places) for part in args),
+            **{name: swapped(part, inside, places) for name, part in options.items()},
+            **({} if given or "device" in options else {"device": META}),
+        )
+        if not given and all(each.numel() <= SMALL for each in tensors_in(made)):
+            return func(*args, **options)
+        self.count(made, inside)
+        recipe = recipe_of(made, inside)
+        if recipe is not None:
+            self._memo[key] = recipe
+        return wrapped(made, inside, given)
+
+    def again(self, recipe: object, given: list[Tensor]) -> object:
+        """Make what the same operation on the same shapes made before."""
+        if isinstance(recipe, Fresh):
+            meta = torch.empty_strided(recipe.shape, recipe.stride, dtype=recipe.dtype, device=META)
+            self.count(meta, ())
+            return Hollow(meta)
+        if isinstance(recipe, Given):
+            return given[recipe.place]
+        if isinstance(recipe, list | tuple):
+            return type(recipe)(self.again(each, given) for each in recipe)
+        return recipe
+
+    @staticmethod
+    def is_elsewhere(given: list[Tensor], options: dict[str, object]) -> bool:
+        """Whether an operation stays on the meta device."""
+        device = options.get("device")
+        if given:
+            return any(each.is_meta for each in given) and device in (None, META)
+        return device == META
 
 
-def tensors_in(parts: Iterable[object]) -> list[Tensor]:
+def bare(tensor: Tensor) -> Tensor:
+    """Return what is behind a tensor, on the meta device."""
+    if isinstance(tensor, Hollow):
+        return tensor.meta
+    if tensor.is_meta:
+        return tensor
+    return torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
+
+
+def swapped(part: object, inside: list[Tensor], places: dict[int, int]) -> object:
+    """Return an argument for the meta device."""
+    if isinstance(part, Tensor):
+        return inside[places[id(part)]]
+    if isinstance(part, list | tuple):
+        return type(part)(swapped(each, inside, places) for each in part)
+    if isinstance(part, torch.device):
+        return META
+    return None if isinstance(part, torch.Generator) else part
+
+
+def wrapped(made: object, inside: list[Tensor], given: list[Tensor]) -> object:
+    """Return a result as hollow tensors; what was changed in place is what was given."""
+    if isinstance(made, Tensor):
+        for bare_one, whole in zip(inside, given, strict=True):
+            if bare_one is made:
+                return whole
+        return Hollow(made)
+    if isinstance(made, list | tuple):
+        return type(made)(wrapped(each, inside, given) for each in made)
+    return made
+
+
+class Fresh(NamedTuple):
+    """A result with memory of its own."""
+
+    shape: tuple[int, ...]
+    stride: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class Given(NamedTuple):
+    """A result that is the argument of that number, changed in place."""
+
+    place: int
+
+
+def recipe_of(made: object, inside: list[Tensor]) -> object:
+    """Return how to make a result without the operation, or ``None`` if it is or has a view."""
+    if isinstance(made, Tensor):
+        for place, each in enumerate(inside):
+            if each is made:
+                return Given(place)
+        whole = made.untyped_storage().nbytes() == made.numel() * made.itemsize
+        own = all(each.untyped_storage()._cdata != made.untyped_storage()._cdata for each in inside)
+        return Fresh(tuple(made.shape), made.stride(), made.dtype) if whole and own else None
+    if isinstance(made, list | tuple):
+        parts = [recipe_of(each, inside) for each in made]
+        storages = {each.untyped_storage()._cdata for each in tensors_in(made)}
+        if None in parts or len(storages) < len(parts):
+            return None
+        return type(made)(parts)
+    return None
+
+
+def signature(part: object) -> object:
+    """Return what of an argument decides over sizes."""
+    if isinstance(part, Tensor):
+        return (part.shape, part.stride(), part.dtype)
+    if isinstance(part, list | tuple):
+        return tuple(signature(each) for each in part)
+    if isinstance(part, dict):
+        return tuple((name, signature(each)) for name, each in part.items())
+    if isinstance(part, torch.Generator):
+        return None
+    return (type(part), part)
+
+
+def tensors_in(part: object) -> list[Tensor]:
     """Return the tensors in arguments or results, lists of them included."""
-    found: list[Tensor] = []
-    for part in parts:
-        if isinstance(part, Tensor):
-            found.append(part)
-        elif isinstance(part, tuple | list | ValuesView):
-            found += tensors_in(part)
-    return found
-
-
-def is_away(tensor: Tensor) -> bool:
-    """Whether a tensor is on the meta device: one that waits elsewhere."""
-    return not isinstance(tensor, FakeTensor) and tensor.is_meta
+    if isinstance(part, Tensor):
+        return [part]
+    if isinstance(part, dict):
+        part = part.values()
+    elif not isinstance(part, list | tuple):
+        return []
+    return [each for inner in part for each in tensors_in(inner)]
 
 
 @contextlib.contextmanager
-def rehearsing() -> Iterator[FakeBytes]:
+def rehearsing() -> Iterator[HollowBytes]:
     """Make every large tensor inside one without memory, and count them. Nothing is compiled."""
     rope_table.cache_clear()  # memoised tables of this kind and real ones must not meet
     torch.compiler.set_stance("force_eager")
     try:
-        with FakeBytes() as live:
+        with HollowBytes() as live:
             yield live
     finally:
         torch.compiler.set_stance("default")
@@ -162,6 +280,6 @@ def tensor_bytes(tensors: Iterable[Tensor | None]) -> int:
     storages = {}
     for tensor in tensors:
         if tensor is not None:
-            storage = tensor.untyped_storage()
+            storage = (tensor.meta if isinstance(tensor, Hollow) else tensor).untyped_storage()
             storages[storage._cdata] = storage.nbytes()
     return sum(storages.values())

@@ -24,11 +24,11 @@ from torch.optim.optimizer import (
 from torch.utils.data import DataLoader
 
 from lightning_adastate.backbones import Backbone
-from lightning_adastate.memory.live import FakeBytes, LiveBytes, rehearsing, tensor_bytes
+from lightning_adastate.memory.live import HollowBytes, LiveBytes, rehearsing, tensor_bytes
 from lightning_adastate.training.base import StreamModule
 from lightning_adastate.training.manual import ManualModule
 
-FEW, MORE = 1, 2
+FEW, MORE = 2, 3
 """Blocks of the shortened networks that are rehearsed; memory is affine in the number of blocks."""
 
 MOST_CHUNKS = 48
@@ -163,7 +163,7 @@ class Watch:
 class Elsewhere(SingleDeviceStrategy):
     """Let weights without memory pass as weights on the CPU; what is no part of the module waits elsewhere."""
 
-    def __init__(self, live: FakeBytes) -> None:
+    def __init__(self, live: HollowBytes) -> None:
         super().__init__(device=torch.device("cpu"))
         self.live = live
 
@@ -244,7 +244,7 @@ def resident_of(module: nn.Module) -> dict[str, int]:
     return found
 
 
-def settle(module: nn.Module, live: FakeBytes) -> None:
+def settle(module: nn.Module, live: HollowBytes) -> None:
     """Replace weights and buffers by fake ones on the CPU, in place; what is tied stays tied."""
     made: dict[int, Tensor] = {}
     for part in module.modules():
@@ -326,7 +326,7 @@ def extrapolated(
         whole: Rehearse the whole at once.
     """
     networks = [each for each in networks_of(module).values() if blocks_of(each) is not None]
-    depths = sorted({each.num_layers for each in networks if each.num_layers > MORE + 1})
+    depths = sorted({each.num_layers for each in networks if each.num_layers > MORE})
     if whole or not depths:
         return rehearse(copy.deepcopy(module))
     few = dict.fromkeys(depths, FEW)
