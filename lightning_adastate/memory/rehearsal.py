@@ -9,22 +9,19 @@ import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.optimizer import (
-    register_optimizer_step_post_hook,
-    register_optimizer_step_pre_hook,
-)
 
 from torch.utils.data import DataLoader
 
 from lightning_adastate.backbones import Backbone
-from lightning_adastate.memory.live import HollowBytes, LiveBytes, rehearsing, tensor_bytes
+from lightning_adastate.memory.live import HollowBytes, rehearsing, tensor_bytes
+from lightning_adastate.memory.watch import BESIDE, CALLED, Moment, Record, Watch, networks_of
 from lightning_adastate.training.base import StreamModule
 from lightning_adastate.training.manual import ManualModule
 
@@ -34,130 +31,16 @@ FEW, MORE = 2, 3
 MOST_CHUNKS = 48
 """A stream is rehearsed until its window is full twice, and no further than this."""
 
-CALLED = {"generator_ema": "average", "teacher_placement": "teacher"}
-"""What children of a stage are called in a table, where not by their own name."""
-
-STEP = "the step beside networks"
-
-
-@dataclass(frozen=True)
-class Sizes:
+class Sizes(NamedTuple):
     """Sizes of a run.
 
     Args:
-        batch: Videos per process and step.
-        streams: Streams in lock-step, for generating.
+        rows: Videos per step, or streams in lock-step.
         num_frames: Latent frames of a training video.
-        frame_size: Height and width in pixels.
-        processes: Processes that share weights, gradients and optimiser states.
     """
 
-    batch: int = 1
-    streams: int = 1
+    rows: int = 1
     num_frames: int = 21
-    frame_size: tuple[int, int] = (480, 832)
-    processes: int = 1
-
-
-@dataclass(frozen=True)
-class Moment:
-    """A stretch of a rehearsal.
-
-    Args:
-        doing: What was done: the network that ran, or another word for it.
-        size: Most bytes alive at a time, weights included.
-        gradients: Bytes of gradients that were there when it began.
-    """
-
-    doing: str
-    size: int
-    gradients: int = 0
-
-
-@dataclass
-class Record:
-    """What a rehearsal found.
-
-    Args:
-        resident: Bytes of weights and of optimiser states, by what has them.
-        moments: What happened, in order.
-    """
-
-    resident: dict[str, int] = field(default_factory=dict)
-    moments: list[Moment] = field(default_factory=list)
-
-    @property
-    def script(self) -> list[str]:
-        """Return what was done, in order, and by whom."""
-        return [*self.resident, *(moment.doing for moment in self.moments)]
-
-    @property
-    def peak(self) -> int:
-        """Return the most bytes alive at a time."""
-        return max(moment.size for moment in self.moments)
-
-
-class Watch:
-    """Cut a rehearsal into moments: a new one wherever another part of the module begins to work.
-
-    Args:
-        module: What is watched.
-        live: What counts.
-    """
-
-    def __init__(self, module: LightningModule, live: LiveBytes) -> None:
-        self.module = module
-        self.live = live
-        self.record = Record()
-        self.doing = STEP
-        self.is_held = False
-        self.gradients = 0
-        self.owners: dict[int, str] = {}
-
-    def learn_names(self) -> None:
-        """Note whose part every module is."""
-        self.owners = {id(net): name for name, net in networks_of(self.module).items()}
-        for name, child in self.module.named_children():
-            for part in child.modules():
-                self.owners[id(part)] = CALLED.get(name, name)
-
-    def cut(self, doing: str, *, hold: bool = False) -> None:
-        """End a moment and begin the next; while it is held, parts that work do not end it."""
-        self.record.moments.append(Moment(self.doing, self.live.peak, self.gradients))
-        self.live.mark()
-        self.doing, self.is_held = doing, hold
-        self.gradients = tensor_bytes(each.grad for each in self.module.parameters())
-
-    @contextlib.contextmanager
-    def watching(self) -> Iterator[None]:
-        """Be told of every module that runs and of every optimiser that steps."""
-        handles = [
-            nn.modules.module.register_module_forward_pre_hook(self._begin),
-            register_optimizer_step_pre_hook(self._step),
-            register_optimizer_step_post_hook(lambda *_: self.cut(STEP)),
-        ]
-        self.live.mark()
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def _begin(self, module: nn.Module, args: object) -> None:
-        del args
-        doing = self.owners.get(id(module))
-        if doing is None or self.is_held:
-            return
-        if doing != self.doing or isinstance(module, Backbone):
-            self.cut(doing)
-
-    def _step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
-        del args, kwargs
-        self.cut("optimiser step", hold=True)
-        for group in optimizer.param_groups:
-            # What CUDA does where nothing else is said: one root of all second moments.
-            if group.get("foreach") is None and not group.get("fused"):
-                group["foreach"] = True
 
 
 class Elsewhere(SingleDeviceStrategy):
@@ -211,11 +94,11 @@ class Recorder(Callback):
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """End it."""
-        self.watch.cut(STEP)
+        self.watch.cut(BESIDE)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Read what is there all the time."""
-        self.watch.cut(STEP)
+        self.watch.cut(BESIDE)
         found = resident_of(pl_module)
         for optimizer in trainer.optimizers:
             first = optimizer.param_groups[0]["params"][0]
@@ -257,15 +140,6 @@ def settle(module: nn.Module, live: HollowBytes) -> None:
             setattr(part, name, live.like(buffer))
 
 
-def networks_of(module: nn.Module) -> dict[str, Backbone]:
-    """Return every backbone by its place, those that wait in an object that is no module as well."""
-    found = {name: each for name, each in module.named_modules() if isinstance(each, Backbone)}
-    for name, holder in vars(module).items():
-        inside = getattr(holder, "__dict__", {}).values()
-        found |= {CALLED.get(name, name): each for each in inside if isinstance(each, Backbone)}
-    return found
-
-
 def rehearse_fit(module: StreamModule, sizes: Sizes, precision: str) -> Record:
     """Return what training takes once every optimiser has stepped; ``module`` is used up.
 
@@ -279,7 +153,7 @@ def rehearse_fit(module: StreamModule, sizes: Sizes, precision: str) -> Record:
         trainer = trainer_with(
             precision, strategy=Elsewhere(live), callbacks=[Recorder(watch)], max_epochs=1
         )
-        batch = module.example_batch(["a prompt"] * sizes.batch, sizes.num_frames)
+        batch = module.example_batch(["a prompt"] * sizes.rows, sizes.num_frames)
         repeats = 2 if getattr(module, "is_persistent", False) else 1
         with watch.watching():
             trainer.fit(module, DataLoader([batch] * repeats, batch_size=None))
@@ -364,10 +238,10 @@ def rehearse_stream(module: StreamModule, sizes: Sizes, precision: str) -> Recor
         watch = Watch(module, live)
         watch.learn_names()
         with watch.watching(), plugin.forward_context():
-            state = module.open_stream(["a prompt"] * sizes.streams)
+            state = module.open_stream(["a prompt"] * sizes.rows)
             for made in module.stream(state, count):
                 state = made.state
-            watch.cut(STEP)
+            watch.cut(BESIDE)
         watch.record.resident = resident_of(module)
     return watch.record
 

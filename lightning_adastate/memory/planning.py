@@ -1,0 +1,259 @@
+"""Plan a recipe: build it without memory, rehearse what it does, and say what that takes."""
+
+from __future__ import annotations
+
+from argparse import ArgumentError
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from jsonargparse import Namespace
+from lightning.pytorch import LightningModule
+from torch import nn
+
+from lightning_adastate.backbones import Backbone
+from lightning_adastate.memory.phases import Phase, phase_of, with_remedies
+from lightning_adastate.memory.rehearsal import (
+    Sizes,
+    extrapolated,
+    rehearse_fit,
+    rehearse_stream,
+)
+from lightning_adastate.memory.stand_ins import without_files
+from lightning_adastate.recipes.explain import explain
+from lightning_adastate.recipes.loading import find_config, import_families, recipe_parser
+from lightning_adastate.recipes.names import resolve_arguments
+from lightning_adastate.recipes.parser import SentenceParser
+from lightning_adastate.training.base import StreamModule
+
+GB = 1e9
+
+CONTEXT_GB = 0.6
+"""What a CUDA process holds before the first tensor. An allowance, not a measurement of yours."""
+
+DEFAULT_FRAMES = 21
+"""Latent frames of a training clip, where neither options nor the model say: those of Wan's papers."""
+
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true")
+
+Verb = Literal["generate", "fit"]
+
+REMEDIES: dict[str, object] = {
+    "backward": "chunks",
+    "ema_decay": None,
+    "teacher_dtype": "bfloat16",
+    "teacher_offload": True,
+}
+"""Options of stages that may help, where a stage has them."""
+
+FEWER = (2, 4, 8)
+"""Numbers of processes that are offered as a remedy."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Sizes that a recipe leaves open, or that are to be other ones.
+
+    Args:
+        batch_size: Videos per process and step; ``None`` is the data's.
+        streams: Streams in lock-step, for generating.
+        frame_size: Height and width in pixels; ``None`` is the model's.
+        num_frames: Latent frames of a training video; ``None`` is the model's, or 21.
+        processes: Processes that share weights, gradients and optimiser states (FSDP); 1 shares nothing.
+    """
+
+    batch_size: int | None = None
+    streams: int = 1
+    frame_size: tuple[int, int] | None = None
+    num_frames: int | None = None
+    processes: int = 1
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "streams", "num_frames", "processes"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"`shape.{name}` must be 1 or more, got {value}")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is to be planned.
+
+    Args:
+        parser: Knows how the model is built.
+        model: Its configuration.
+        rows: Videos per step, as the data says.
+        precision: As ``trainer.precision``.
+        shape: Sizes.
+        device_memory: GB of a device; what does not fit gets remedies.
+    """
+
+    parser: SentenceParser
+    model: Namespace
+    rows: int
+    precision: str
+    shape: Shape
+    device_memory: float | None = None
+
+
+def plan(
+    recipe: str,
+    *,
+    overrides: Sequence[str] = (),
+    precision: str | None = None,
+    shape: Shape | None = None,
+    phase: Literal["both", "generate", "fit"] = "both",
+    device_memory: float | None = None,
+) -> list[Phase]:
+    """Return what a recipe takes of memory for generating and for training. No file of weights is read.
+
+    Args:
+        recipe: A recipe's file, or the name of a shipped one (``toy/adastate``).
+        overrides: As on the command line, for example ``["--model.anchor=EMAAnchor"]``.
+        precision: As ``trainer.precision``; ``None`` is the recipe's.
+        shape: Sizes that are to be other ones.
+        phase: What to predict.
+        device_memory: GB of a device; a phase that needs more comes with remedies.
+
+    Raises:
+        ValueError: If there is no such recipe, or it does not fit, or only streams and is asked for training.
+    """
+    import_families()
+    path = find_config(recipe)
+    if path is None:
+        raise ValueError(f"there is no config {recipe!r}")
+    parser = recipe_parser(exit_on_error=False)
+    try:
+        asked = parser.parse_args([f"--config={path}", *resolve_arguments(overrides)])
+    except ArgumentError as error:
+        raise ValueError(explain(str(error), parser)) from error
+    return phases(parser, asked, precision, shape or Shape(), phase, device_memory)
+
+
+def phases(
+    parser: SentenceParser,
+    asked: Namespace,
+    precision: str | None,
+    shape: Shape,
+    phase: Literal["both", "generate", "fit"],
+    device_memory: float | None,
+) -> list[Phase]:
+    """Return what a parsed recipe takes; see ``plan``."""
+    if asked.get("model") is None:
+        raise ValueError("`plan` needs a recipe: `--config wan1.3b/adastate`")
+    if device_memory is not None and device_memory <= 0.0:
+        raise ValueError(f"`device_memory` must be positive, got {device_memory:g}")
+    precision = str(precision or (asked.trainer or {}).get("precision") or "32-true")
+    if precision not in PRECISIONS:
+        raise ValueError(f"`precision` must be one of {', '.join(PRECISIONS)}, got {precision!r}")
+    data = asked.get("data")
+    rows = data.init_args.get("batch_size") if data and data.get("init_args") else None
+    rows = shape.batch_size or (rows if isinstance(rows, int) else 1)
+    request = Request(parser, asked.model, rows, precision, shape, device_memory)
+    found = []
+    if phase != "fit":
+        found.append(of_verb(request, "generate"))
+    if phase != "generate":
+        kind = type(build(request, asked.model))
+        if kind.training_step is not LightningModule.training_step:
+            found.append(of_verb(request, "fit"))
+        elif phase == "fit":
+            raise ValueError("this recipe only streams; use `--phase generate`")
+    return found
+
+
+def of_verb(request: Request, verb: Verb) -> Phase:
+    """Return a verb's memory, with remedies where the device has less."""
+    record, module = rehearsed(request, verb, {}, request.precision)
+    phase = phase_of(verb, module, record, request.shape.processes if verb == "fit" else 1)
+    if request.device_memory is None or total_gb(phase) <= request.device_memory:
+        return phase
+    others = dict(alternatives(request, verb))
+    if verb == "fit" and request.shape.processes == 1:
+        try:
+            shared = {n: phase_of(verb, module, record, n) for n in FEWER}
+        except ValueError:  # what waits elsewhere cannot be shared
+            shared = {}
+        others |= {f"--shape.processes {n} (FSDP)": each for n, each in shared.items()}
+    return with_remedies(phase, others)
+
+
+def alternatives(request: Request, verb: Verb) -> Iterator[tuple[str, Phase]]:
+    """Yield the verb's memory under every other option that the stage has."""
+    shares = request.shape.processes if verb == "fit" else 1
+    if verb == "generate":
+        if not request.precision.endswith("true") or request.precision == "32-true":
+            record, module = rehearsed(request, verb, {}, "bf16-true")
+            yield "--precision bf16-true", phase_of(verb, module, record)
+        return
+    given = request.model.init_args
+    for name, value in REMEDIES.items():
+        if name not in given or given[name] == value:
+            continue
+        try:
+            record, module = rehearsed(request, verb, {name: value}, request.precision)
+            other = phase_of(verb, module, record, shares)
+        except ValueError:  # the stage says no to it
+            continue
+        said = {None: "null", True: "true"}.get(value, value)  # type: ignore[call-overload]
+        yield f"--model.{name} {said}", other
+
+
+def rehearsed(request: Request, verb: Verb, options: dict[str, object], precision: str):  # type: ignore[no-untyped-def]
+    """Return the record of a verb under some options, and the module."""
+    shape, model = request.shape, request.model.clone()
+    if verb == "generate":
+        options = {"ema_decay": None}
+    sizes = {"frame_size": shape.frame_size, "num_frames": shape.num_frames}
+    options = {**{name: size for name, size in sizes.items() if size is not None}, **options}
+    for name, value in options.items():
+        if name in model.init_args:
+            model.init_args[name] = value
+    module = build(request, model)
+    frames = shape.num_frames or getattr(module, "num_frames", None) or DEFAULT_FRAMES
+    if verb == "generate":
+        run = partial(rehearse_stream, sizes=Sizes(shape.streams), precision=precision)
+    else:
+        with torch.device("meta"):
+            module.setup("fit")
+        run = partial(rehearse_fit, sizes=Sizes(request.rows, frames), precision=precision)
+    return extrapolated(module, run), module
+
+
+def build(request: Request, model: Namespace) -> StreamModule:
+    """Return the module, its networks on the meta device, without any file's weights.
+
+    Raises:
+        ValueError: If the configuration does not fit.
+    """
+    bare = model.clone()
+    forget_files(bare.init_args)
+    without_files(bare.init_args)
+    request.parser.add_instantiator(_on_meta, Backbone, subclasses=True)
+    try:
+        wanted = Namespace(model=bare)
+        module: StreamModule = request.parser.instantiate_classes(wanted).model
+    except ArgumentError as error:
+        raise ValueError(explain(str(error), request.parser)) from error
+    return module
+
+
+def forget_files(init_args: Namespace) -> None:
+    """Leave out weights of the networks and their adapters, here and in the components."""
+    for name, value in init_args.items(branches=True, nested=False):
+        if name.endswith("weights") or name == "adapter":
+            init_args[name] = None
+        elif isinstance(value, Namespace) and isinstance(value.get("init_args"), Namespace):
+            forget_files(value.init_args)
+
+
+def _on_meta(kind: type[nn.Module], *args: object, **options: object) -> nn.Module:
+    with torch.device("meta"):
+        return kind(*args, **options)
+
+
+def total_gb(phase: Phase) -> float:
+    """Return what a device must have, in GB."""
+    return phase.total / GB + CONTEXT_GB
