@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import weakref
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -56,9 +57,10 @@ class LiveBytes(TorchDispatchMode):
                 continue
             self.now += size
             self.peak = max(self.peak, self.now)
-            self._known[key] = weakref.ref(storage, lambda _, k=key, s=size: self._drop(k, s))
+            self._known[key] = weakref.ref(storage, partial(self._drop, key, size))
 
-    def _drop(self, key: int, size: int) -> None:
+    def _drop(self, key: int, size: int, gone: object) -> None:
+        del gone
         if self._known.pop(key, None) is not None:
             self.now -= size
 
@@ -69,26 +71,22 @@ class Hollow(Tensor):
     meta: Tensor
 
     @staticmethod
-    def __new__(cls, meta: Tensor) -> Hollow:
+    def __new__(cls: type[Hollow], meta: Tensor) -> Hollow:
         """Wrap a tensor on the meta device."""
-        made: Hollow = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+        made: Hollow = Tensor._make_wrapper_subclass(
             cls,
             meta.size(),
             strides=meta.stride(),
             storage_offset=meta.storage_offset(),
             dtype=meta.dtype,
-            device="cpu",
+            device=torch.device("cpu"),
         )
         made.meta = meta
         return made
 
     @classmethod
-    def __torch_dispatch__(
-        cls,
-        func: Callable[..., object],
-        types: object,
-        args: tuple[object, ...] = (),
-        kwargs: dict[str, object] | None = None,
+    def __torch_dispatch__(  # type: ignore[override]
+        cls, func: object, types: object, args: object = (), kwargs: object = None
     ) -> object:
         """Refuse: outside a rehearsal there is nothing to compute with."""
         raise RuntimeError(f"{func} was called on a tensor without memory after its rehearsal")
@@ -109,9 +107,7 @@ class HollowBytes(LiveBytes):
 
     def like(self, tensor: Tensor) -> Tensor:
         """Return a hollow tensor of that size and layout, counted."""
-        meta = torch.empty_strided(
-            tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META
-        )
+        meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
         self.count(meta, ())
         return Hollow(meta)
 
@@ -126,11 +122,12 @@ class HollowBytes(LiveBytes):
         del types
         options = kwargs or {}
         given = tensors_in((args, options))
-        if not any(isinstance(each, Hollow) for each in given):
-            if getattr(func, "namespace", "") != "aten" or self.is_elsewhere(given, options) or (
-                given and all(each.numel() <= SMALL and not each.is_meta for each in given)
-            ):
-                return func(*args, **options)
+        if not any(isinstance(each, Hollow) for each in given) and (
+            getattr(func, "namespace", "") != "aten"
+            or self.is_elsewhere(given, options)
+            or (given and all(each.numel() <= SMALL and not each.is_meta for each in given))
+        ):
+            return func(*args, **options)
         if func is aten._local_scalar_dense.default:
             return torch.ones((), dtype=given[0].dtype).item()
         if func is aten.equal.default:
@@ -156,7 +153,9 @@ class HollowBytes(LiveBytes):
     def again(self, recipe: object, given: list[Tensor]) -> object:
         """Make what the same operation on the same shapes made before."""
         if isinstance(recipe, Fresh):
-            meta = torch.empty_strided(recipe.shape, recipe.stride, dtype=recipe.dtype, device=META)
+            meta = torch.empty_strided(
+                recipe.shape, recipe.stride, dtype=recipe.dtype, device=META
+            )
             self.count(meta, ())
             return Hollow(meta)
         if isinstance(recipe, Given):
@@ -227,7 +226,9 @@ def recipe_of(made: object, inside: list[Tensor]) -> object:
             if each is made:
                 return Given(place)
         whole = made.untyped_storage().nbytes() == made.numel() * made.itemsize
-        own = all(each.untyped_storage()._cdata != made.untyped_storage()._cdata for each in inside)
+        own = all(
+            each.untyped_storage()._cdata != made.untyped_storage()._cdata for each in inside
+        )
         return Fresh(tuple(made.shape), made.stride(), made.dtype) if whole and own else None
     if isinstance(made, list | tuple):
         parts = [recipe_of(each, inside) for each in made]

@@ -76,6 +76,7 @@ def phase_of(name: str, module: nn.Module, record: Record, processes: int = 1) -
     for part, size in record.resident.items():
         own = part.removesuffix("'s optimiser")
         note = "weights" if own == part else "states"
+        note = "keys and values, anchor, buffers, codec's memory" if part == "stream" else note
         lines.append(Line(part, size // processes if own in shared else size, note))
     for moment in record.moments:
         beside = moment.size - always - moment.gradients

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from argparse import ArgumentError
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -22,9 +23,10 @@ from lightning_adastate.memory.rehearsal import (
     rehearse_stream,
 )
 from lightning_adastate.memory.stand_ins import without_files
+from lightning_adastate.memory.watch import Record
 from lightning_adastate.recipes.explain import explain
-from lightning_adastate.recipes.loading import find_config, import_families, recipe_parser
-from lightning_adastate.recipes.names import resolve_arguments
+from lightning_adastate.recipes.loading import import_families, recipe_parser
+from lightning_adastate.recipes.names import find_config, resolve_arguments
 from lightning_adastate.recipes.parser import SentenceParser
 from lightning_adastate.training.base import StreamModule
 
@@ -40,13 +42,13 @@ PRECISIONS = ("32-true", "bf16-mixed", "bf16-true", "16-mixed", "16-true")
 
 Verb = Literal["generate", "fit"]
 
-REMEDIES: dict[str, object] = {
-    "backward": "chunks",
-    "ema_decay": None,
-    "teacher_dtype": "bfloat16",
-    "teacher_offload": True,
+REMEDIES = {
+    ("backward", "chunks"): "chunks",
+    ("ema_decay", None): "null",
+    ("teacher_dtype", "bfloat16"): "bfloat16",
+    ("teacher_offload", True): "true",
 }
-"""Options of stages that may help, where a stage has them."""
+"""Options of stages that may help, where a stage has them, and how they are written."""
 
 FEWER = (2, 4, 8)
 """Numbers of processes that are offered as a remedy."""
@@ -156,7 +158,7 @@ def phases(
     if phase != "fit":
         found.append(of_verb(request, "generate"))
     if phase != "generate":
-        kind = type(build(request, asked.model))
+        kind = type(build(parser, asked.model))
         if kind.training_step is not LightningModule.training_step:
             found.append(of_verb(request, "fit"))
         elif phase == "fit":
@@ -166,63 +168,68 @@ def phases(
 
 def of_verb(request: Request, verb: Verb) -> Phase:
     """Return a verb's memory, with remedies where the device has less."""
-    record, module = rehearsed(request, verb, {}, request.precision)
-    phase = phase_of(verb, module, record, request.shape.processes if verb == "fit" else 1)
+    module, record = rehearsed(request, verb)
+    shares = request.shape.processes if verb == "fit" else 1
+    phase = phase_of(verb, module, record, shares)
     if request.device_memory is None or total_gb(phase) <= request.device_memory:
         return phase
-    others = dict(alternatives(request, verb))
-    if verb == "fit" and request.shape.processes == 1:
-        try:
-            shared = {n: phase_of(verb, module, record, n) for n in FEWER}
-        except ValueError:  # what waits elsewhere cannot be shared
-            shared = {}
-        others |= {f"--shape.processes {n} (FSDP)": each for n, each in shared.items()}
+    others = {}
+    for said, other in alternatives(request, verb).items():
+        with contextlib.suppress(ValueError):  # the stage says no to it
+            others[said] = phase_of(verb, *rehearsed(other, verb), shares)
+    if verb == "fit" and shares == 1:
+        for count in FEWER:
+            with contextlib.suppress(ValueError):  # what waits elsewhere cannot be shared
+                said = f"--shape.processes {count} (FSDP)"
+                others[said] = phase_of(verb, module, record, count)
     return with_remedies(phase, others)
 
 
-def alternatives(request: Request, verb: Verb) -> Iterator[tuple[str, Phase]]:
-    """Yield the verb's memory under every other option that the stage has."""
-    shares = request.shape.processes if verb == "fit" else 1
+def alternatives(request: Request, verb: Verb) -> dict[str, Request]:
+    """Return what may take less, by the option that says it."""
     if verb == "generate":
-        if not request.precision.endswith("true") or request.precision == "32-true":
-            record, module = rehearsed(request, verb, {}, "bf16-true")
-            yield "--precision bf16-true", phase_of(verb, module, record)
-        return
-    given = request.model.init_args
-    for name, value in REMEDIES.items():
-        if name not in given or given[name] == value:
-            continue
-        try:
-            record, module = rehearsed(request, verb, {name: value}, request.precision)
-            other = phase_of(verb, module, record, shares)
-        except ValueError:  # the stage says no to it
-            continue
-        said = {None: "null", True: "true"}.get(value, value)  # type: ignore[call-overload]
-        yield f"--model.{name} {said}", other
+        other = replace(request, precision="bf16-true")
+        return {} if request.precision == "bf16-true" else {"--precision bf16-true": other}
+    found, given = {}, request.model.init_args
+    for (name, value), said in REMEDIES.items():
+        if name in given and given[name] != value:
+            found[f"--model.{name} {said}"] = replace(
+                request, model=changed(request.model, {name: value})
+            )
+    return found
 
 
-def rehearsed(request: Request, verb: Verb, options: dict[str, object], precision: str):  # type: ignore[no-untyped-def]
-    """Return the record of a verb under some options, and the module."""
-    shape, model = request.shape, request.model.clone()
-    if verb == "generate":
-        options = {"ema_decay": None}
-    sizes = {"frame_size": shape.frame_size, "num_frames": shape.num_frames}
-    options = {**{name: size for name, size in sizes.items() if size is not None}, **options}
+def changed(model: Namespace, options: dict[str, object]) -> Namespace:
+    """Return a configuration with other values of the options that it has."""
+    other = model.clone()
     for name, value in options.items():
-        if name in model.init_args:
-            model.init_args[name] = value
-    module = build(request, model)
-    frames = shape.num_frames or getattr(module, "num_frames", None) or DEFAULT_FRAMES
+        if name in other.init_args:
+            other.init_args[name] = value
+    return other
+
+
+def rehearsed(request: Request, verb: Verb) -> tuple[StreamModule, Record]:
+    """Return the module as it is built, and the record of a verb."""
+    shape = request.shape
+    sizes = {"frame_size": shape.frame_size, "num_frames": shape.num_frames}
+    model = changed(request.model, {name: size for name, size in sizes.items() if size})
     if verb == "generate":
-        run = partial(rehearse_stream, sizes=Sizes(shape.streams), precision=precision)
-    else:
-        with torch.device("meta"):
-            module.setup("fit")
-        run = partial(rehearse_fit, sizes=Sizes(request.rows, frames), precision=precision)
-    return extrapolated(module, run), module
+        module = build(request.parser, changed(model, {"ema_decay": None}))
+        streams = Sizes(shape.streams)
+        return module, extrapolated(
+            module, partial(rehearse_stream, sizes=streams, precision=request.precision)
+        )
+    module = build(request.parser, model)
+    with torch.device("meta"):
+        module.setup("fit")
+    frames = shape.num_frames or getattr(module, "num_frames", None) or DEFAULT_FRAMES
+    videos = Sizes(request.rows, frames)
+    return module, extrapolated(
+        module, partial(rehearse_fit, sizes=videos, precision=request.precision)
+    )
 
 
-def build(request: Request, model: Namespace) -> StreamModule:
+def build(parser: SentenceParser, model: Namespace) -> StreamModule:
     """Return the module, its networks on the meta device, without any file's weights.
 
     Raises:
@@ -231,12 +238,12 @@ def build(request: Request, model: Namespace) -> StreamModule:
     bare = model.clone()
     forget_files(bare.init_args)
     without_files(bare.init_args)
-    request.parser.add_instantiator(_on_meta, Backbone, subclasses=True)
+    parser.add_instantiator(_on_meta, Backbone, subclasses=True)
     try:
         wanted = Namespace(model=bare)
-        module: StreamModule = request.parser.instantiate_classes(wanted).model
+        module: StreamModule = parser.instantiate_classes(wanted).model
     except ArgumentError as error:
-        raise ValueError(explain(str(error), request.parser)) from error
+        raise ValueError(explain(str(error), parser)) from error
     return module
 
 

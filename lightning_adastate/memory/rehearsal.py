@@ -8,7 +8,7 @@ import contextlib
 import copy
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -16,12 +16,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
-
 from torch.utils.data import DataLoader
 
 from lightning_adastate.backbones import Backbone
 from lightning_adastate.memory.live import HollowBytes, rehearsing, tensor_bytes
-from lightning_adastate.memory.watch import BESIDE, CALLED, Moment, Record, Watch, networks_of
+from lightning_adastate.memory.watch import (
+    BESIDE,
+    CALLED,
+    Moment,
+    Record,
+    Watch,
+    cuda_steps,
+    networks_of,
+)
 from lightning_adastate.training.base import StreamModule
 from lightning_adastate.training.manual import ManualModule
 
@@ -30,6 +37,7 @@ FEW, MORE = 2, 3
 
 MOST_CHUNKS = 48
 """A stream is rehearsed until its window is full twice, and no further than this."""
+
 
 class Sizes(NamedTuple):
     """Sizes of a run.
@@ -80,9 +88,8 @@ class Recorder(Callback):
     ) -> None:
         """Go to the last batch of a step in which all learn, with the gradients that wait for it."""
         if isinstance(pl_module, ManualModule):
-            waiting = pl_module.accumulate - 1
-            pl_module.batches_seen = pl_module.busiest_batch + waiting
-            if waiting:
+            pl_module.batches_seen = pl_module.busiest_batches[batch_idx]
+            if pl_module.accumulate > 1:
                 for optimizer in trainer.optimizers:
                     fill_gradients(optimizer)
 
@@ -154,9 +161,10 @@ def rehearse_fit(module: StreamModule, sizes: Sizes, precision: str) -> Record:
             precision, strategy=Elsewhere(live), callbacks=[Recorder(watch)], max_epochs=1
         )
         batch = module.example_batch(["a prompt"] * sizes.rows, sizes.num_frames)
-        repeats = 2 if getattr(module, "is_persistent", False) else 1
-        with watch.watching():
-            trainer.fit(module, DataLoader([batch] * repeats, batch_size=None))
+        # Automatic optimisation keeps the last batch's gradients until it has the next one's loss.
+        repeats = len(module.busiest_batches) if isinstance(module, ManualModule) else 2
+        with watch.watching(), cuda_steps():
+            trainer.fit(module, DataLoader([batch] * repeats, batch_size=None))  # type: ignore[arg-type]
     return watch.record
 
 
@@ -209,21 +217,24 @@ def extrapolated(
     if any(other.script != base.script for other in longer.values()):
         return rehearse(copy.deepcopy(module))
 
-    def grown(read: Callable[[Record], int]) -> int:
-        more = sum((read(longer[d]) - read(base)) * (d - FEW) // (MORE - FEW) for d in depths)
-        return read(base) + more
+    def grown(least: int, more: Sequence[int]) -> int:
+        steps = (
+            (size - least) * (depth - FEW) // (MORE - FEW)
+            for depth, size in zip(depths, more, strict=True)
+        )
+        return least + sum(steps)
 
-    return Record(
-        {name: grown(lambda each, n=name: each.resident[n]) for name in base.resident},
-        [
-            Moment(
-                moment.doing,
-                grown(lambda each, i=index: each.moments[i].size),
-                grown(lambda each, i=index: each.moments[i].gradients),
-            )
-            for index, moment in enumerate(base.moments)
-        ],
-    )
+    others = list(longer.values())
+    found = Record()
+    for name, size in base.resident.items():
+        found.resident[name] = grown(size, [each.resident[name] for each in others])
+    for index, one in enumerate(base.moments):
+        same = [each.moments[index] for each in others]
+        size = grown(one.size, [each.size for each in same])
+        found.moments.append(
+            Moment(one.doing, size, grown(one.gradients, [each.gradients for each in same]))
+        )
+    return found
 
 
 def rehearse_stream(module: StreamModule, sizes: Sizes, precision: str) -> Record:
@@ -237,12 +248,15 @@ def rehearse_stream(module: StreamModule, sizes: Sizes, precision: str) -> Recor
         settle(module, live)
         watch = Watch(module, live)
         watch.learn_names()
+        weights = live.now
         with watch.watching(), plugin.forward_context():
             state = module.open_stream(["a prompt"] * sizes.rows)
-            for made in module.stream(state, count):
-                state = made.state
+            stream = module.stream(state, count)
+            for _ in range(count):
+                state = next(stream).state
             watch.cut(BESIDE)
-        watch.record.resident = resident_of(module)
+            resident = {**resident_of(module), "stream": live.now - weights}
+    watch.record.resident = resident
     return watch.record
 
 

@@ -121,12 +121,25 @@ class Watch:
             self.cut(doing)
 
     def _step(self, optimizer: Optimizer, args: object, kwargs: object) -> None:
-        del args, kwargs
+        del optimizer, args, kwargs
         self.cut(OPTIMISER, hold=True)
+
+
+@contextlib.contextmanager
+def cuda_steps() -> Iterator[None]:
+    """Let optimisers step as CUDA does where nothing else is said: one root of all second moments."""
+
+    def together(optimizer: Optimizer, args: object, kwargs: object) -> None:
+        del args, kwargs
         for group in optimizer.param_groups:
-            # What CUDA does where nothing else is said: one root of all second moments.
             if group.get("foreach") is None and not group.get("fused"):
                 group["foreach"] = True
+
+    handle = register_optimizer_step_pre_hook(together)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def networks_of(module: nn.Module) -> dict[str, Backbone]:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -107,9 +108,9 @@ class ManualModule(StreamModule, ABC):
         return (self.batches_seen + 1) % self.accumulate == 0
 
     @property
-    def busiest_batch(self) -> int:
-        """Name the first batch of the first optimiser step in which everything learns."""
-        return 0
+    def busiest_batches(self) -> Sequence[int]:
+        """Name batches that together take the most memory, each the last of its optimiser step."""
+        return [self.accumulate - 1]
 
     def step_generator(self) -> Tensor:
         """Step the generator and its average; return the gradient's norm. Moves ``global_step``."""

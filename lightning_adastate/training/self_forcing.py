@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
@@ -219,9 +219,11 @@ class SelfForcing(PersistentStreamModule):
         return self.rollouts.is_persistent
 
     @property
-    def busiest_batch(self) -> int:
-        """Name the first batch in which generator and critic both learn."""
-        return self.critic_warmup * self.accumulate
+    def busiest_batches(self) -> Sequence[int]:
+        """Name batches in which generator and critic both learn, as many as the rollouts differ."""
+        steps = range(self.rollouts.num_kinds)
+        firsts = [self.critic_warmup + self.generator_interval * step for step in steps]
+        return [(first + 1) * self.accumulate - 1 for first in firsts]
 
     def example_batch(self, prompts: list[str], num_frames: int) -> VideoBatch:
         """Return a batch with as many frames as the rollouts take of the clips."""
