@@ -147,7 +147,7 @@ def fit_of(module, **options):
 
 
 def test_shortened_networks_say_what_whole_ones_do_moment_by_moment():
-    module = parallel(ConsistencyDistillation, negative_prompt="ugly", teacher=deep)
+    module = parallel(ConsistencyDistillation, negative_prompt="ugly", teacher=deep, ema_decay=None)
     module.generator.backbone = bench.network(6, recompute=False)
     line, whole = fit_of(module), fit_of(module, whole=True)
     assert line.script == whole.script
@@ -170,11 +170,12 @@ def test_an_offloaded_teacher_is_there_while_it_is_asked():
         assert most[0] - most[1] == apart
 
 
-def test_the_real_batches_between_are_not_forgotten():
-    once, waits = (fit_of(distilled("chunks", accumulate=n)) for n in (1, 2))
-    learn = sum(p.numel() for p in bench.network(4, recompute=False).parameters())
+def test_gradients_of_earlier_batches_of_a_step_wait():
+    build = partial(parallel, FlowMatching, loss=FlowMatchingLoss(1.0))
+    once, waits = (fit_of(build(accumulate=n)) for n in (1, 2))
+    learn = sum(p.numel() for p in bench.network(2, recompute=False).parameters())
     first = [next(m for m in r.moments if m.doing == "generator").size for r in (once, waits)]
-    assert first[1] - first[0] == 2 * 4 * learn
+    assert first[1] - first[0] == 4 * learn
 
 
 def test_memory_is_counted_once_for_views_and_given_back():
@@ -208,12 +209,12 @@ def test_large_tensors_have_a_shape_and_small_ones_values():
         assert isinstance(large, Hollow)
         assert isinstance(twice, Hollow)
         assert (twice.shape, twice.device.type) == ((100, 1000), "cpu")
-        assert live.now == 800_000 + tensor_bytes([drawn])
+        assert live.now == 800_000
         assert int(drawn) in range(7)
         assert bool(torch.isfinite(large).all())
         assert large.add_(1.0) is large
         del large, twice
-        assert live.now == tensor_bytes([drawn])
+        assert live.now == 0
     with pytest.raises(RuntimeError, match="after its rehearsal"):
         torch.zeros(1) + Hollow(torch.empty(3, device="meta"))
 
@@ -223,7 +224,7 @@ def test_a_rehearsal_changes_nothing():
     module.setup("fit")
     before = copy.deepcopy(module.state_dict())
     fit_of(module)
-    assert [each.num_layers for each in networks_of(module).values()] == [4, 4, 6]
+    assert [each.num_layers for each in networks_of(module).values()] == [4, 4, 4, 6]
     assert all(p.grad is None for p in module.parameters())
     for name, tensor in module.state_dict().items():
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
@@ -231,4 +232,4 @@ def test_a_rehearsal_changes_nothing():
 
 def test_a_shortened_copy_does_not_copy_what_is_long():
     short = shortened(distilled(), {4: 2})
-    assert [len(each.blocks) for each in networks_of(short).values()] == [2]
+    assert [len(each.blocks) for each in networks_of(short).values()] == [2, 2]

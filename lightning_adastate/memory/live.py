@@ -15,7 +15,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lightning_adastate.rope import rope_table
 
 aten = torch.ops.aten
-META = torch.device("meta")
+CPU, META = torch.device("cpu"), torch.device("meta")
+AWAY = torch.device("cuda")
+"""Where hollow tensors say they are that wait in another memory than the one that is counted."""
 
 SMALL = 4096
 """Tensors of up to so many numbers that come from no hollow one are computed: draws, levels, step counts."""
@@ -66,12 +68,12 @@ class LiveBytes(TorchDispatchMode):
 
 
 class Hollow(Tensor):
-    """A tensor that says it is on the CPU, and has a shape but no memory: behind it is one on the meta device."""
+    """A tensor that says it is on some device, and has a shape but no memory: behind it is one on the meta device."""
 
     meta: Tensor
 
     @staticmethod
-    def __new__(cls: type[Hollow], meta: Tensor) -> Hollow:
+    def __new__(cls: type[Hollow], meta: Tensor, device: torch.device = CPU) -> Hollow:
         """Wrap a tensor on the meta device."""
         made: Hollow = Tensor._make_wrapper_subclass(
             cls,
@@ -79,10 +81,27 @@ class Hollow(Tensor):
             strides=meta.stride(),
             storage_offset=meta.storage_offset(),
             dtype=meta.dtype,
-            device=torch.device("cpu"),
+            device=device,
         )
         made.meta = meta
         return made
+
+    @classmethod
+    def __torch_function__(  # type: ignore[override]
+        cls,
+        func: Callable[..., object],
+        types: tuple[type, ...],
+        args: tuple[object, ...] = (),
+        kwargs: dict[str, object] | None = None,
+    ) -> object:
+        """Let another tensor's data be its own as well: how weights are moved where they are."""
+        if func is Tensor.data.__set__:  # type: ignore[attr-defined]
+            into, other = args
+            assert isinstance(into, Hollow)
+            assert isinstance(other, Hollow)
+            into.meta = other.meta
+        with torch._C.DisableTorchFunctionSubclass():
+            return func(*args, **(kwargs or {}))
 
     @classmethod
     def __torch_dispatch__(  # type: ignore[override]
@@ -97,17 +116,19 @@ class HollowBytes(LiveBytes):
 
     Small ones that depend on no hollow one are real, so that code may ask for their values: a drawn exit pass, a
     list of noise levels. Asked for a hollow one's value, it says one, and that two are equal: a check of what is
-    finite or alike passes. Tensors on the meta device stand for those that wait elsewhere, uncounted; they become
-    hollow ones on their way to the CPU.
+    finite or alike passes. Tensors on the meta device stay what they are, uncounted.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self._memo: dict[object, object] = {}
 
-    def like(self, tensor: Tensor) -> Tensor:
-        """Return a hollow tensor of that size and layout, counted."""
-        meta = torch.empty_strided(tensor.shape, tensor.stride(), dtype=tensor.dtype, device=META)
+    def like(self, tensor: Tensor, *, away: bool = False) -> Tensor:
+        """Return a hollow tensor of that size and layout, counted unless it waits elsewhere."""
+        sizes = (tensor.shape, tensor.stride())
+        meta = torch.empty_strided(*sizes, dtype=tensor.dtype, device=META)
+        if away:
+            return Hollow(meta, AWAY)
         self.count(meta, ())
         return Hollow(meta)
 

@@ -52,7 +52,7 @@ class Sizes(NamedTuple):
 
 
 class Elsewhere(SingleDeviceStrategy):
-    """Let weights without memory pass as weights on the CPU; what is no part of the module waits elsewhere."""
+    """Move weights without memory to the CPU, whose memory counts; networks that are no part of the module wait."""
 
     def __init__(self, live: HollowBytes) -> None:
         super().__init__(device=torch.device("cpu"))
@@ -61,7 +61,11 @@ class Elsewhere(SingleDeviceStrategy):
     def model_to_device(self) -> None:
         """Replace the weights."""
         assert self.lightning_module is not None
+        inside = set(self.lightning_module.modules())
         settle(self.lightning_module, self.live)
+        for network in networks_of(self.lightning_module).values():
+            if network not in inside:
+                settle(network, self.live, away=True)
 
     def teardown(self) -> None:
         """Leave all as it is; it is thrown away."""
@@ -134,17 +138,19 @@ def resident_of(module: nn.Module) -> dict[str, int]:
     return found
 
 
-def settle(module: nn.Module, live: HollowBytes) -> None:
-    """Replace weights and buffers by fake ones on the CPU, in place; what is tied stays tied."""
-    made: dict[int, Tensor] = {}
+def settle(module: nn.Module, live: HollowBytes, *, away: bool = False) -> None:
+    """Replace weights and buffers by hollow ones, in place; what is tied stays tied."""
+    made: dict[
+        Tensor, nn.Parameter
+    ] = {}  # keeps the old ones, whose identities must not be used again
     for part in module.modules():
         for name, weight in list(part.named_parameters(recurse=False)):
-            if id(weight) not in made:
-                fake = live.like(weight)
-                made[id(weight)] = nn.Parameter(fake, requires_grad=weight.requires_grad)
-            setattr(part, name, made[id(weight)])
+            if weight not in made:
+                hollow = live.like(weight, away=away)
+                made[weight] = nn.Parameter(hollow, requires_grad=weight.requires_grad)
+            setattr(part, name, made[weight])
         for name, buffer in list(part.named_buffers(recurse=False)):
-            setattr(part, name, live.like(buffer))
+            setattr(part, name, live.like(buffer, away=away))
 
 
 def rehearse_fit(module: StreamModule, sizes: Sizes, precision: str) -> Record:
