@@ -147,7 +147,9 @@ def fit_of(module, **options):
 
 
 def test_shortened_networks_say_what_whole_ones_do_moment_by_moment():
-    module = parallel(ConsistencyDistillation, negative_prompt="ugly", teacher=deep, ema_decay=None)
+    module = parallel(
+        ConsistencyDistillation, negative_prompt="ugly", teacher=deep, ema_decay=None
+    )
     module.generator.backbone = bench.network(6, recompute=False)
     line, whole = fit_of(module), fit_of(module, whole=True)
     assert line.script == whole.script

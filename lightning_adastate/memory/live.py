@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from lightning_adastate.rope import rope_table
 
 aten = torch.ops.aten
+SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]
 CPU, META = torch.device("cpu"), torch.device("meta")
 AWAY = torch.device("cuda")
 """Where hollow tensors say they are that wait in another memory than the one that is counted."""
@@ -95,7 +96,7 @@ class Hollow(Tensor):
         kwargs: dict[str, object] | None = None,
     ) -> object:
         """Let another tensor's data be its own as well: how weights are moved where they are."""
-        if func is Tensor.data.__set__:  # type: ignore[attr-defined]
+        if func == SET_DATA:
             into, other = args
             assert isinstance(into, Hollow)
             assert isinstance(other, Hollow)
