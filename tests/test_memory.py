@@ -10,7 +10,8 @@ import torch
 
 from lightning_adastate.anchors import StaticAnchor
 from lightning_adastate.losses import FlowMatchingLoss, SiDLoss
-from lightning_adastate.memory.live import Hollow, LiveBytes, rehearsing, tensor_bytes
+from lightning_adastate.memory.hollow import Hollow, rehearsing
+from lightning_adastate.memory.live import LiveBytes, tensor_bytes
 from lightning_adastate.memory.rehearsal import (
     Sizes,
     extrapolated,

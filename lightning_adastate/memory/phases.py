@@ -83,7 +83,8 @@ def phase_of(name: str, module: nn.Module, record: Record, processes: int = 1) -
         if moment.doing == OPTIMISER:
             beside //= processes
         works = f"{moment.doing} at work" if moment.doing in record.resident else moment.doing
-        sizes[works] = max(sizes.get(works, 0), beside + moment.gradients // processes)
+        most = beside + moment.gradients // processes
+        sizes[works] = max(sizes.get(works, 0), most)
     if processes > 1:
         most = max(block_bytes(network) for network in networks_of(module).values())
         lines.append(Line("gathered blocks", 2 * most, "the one at work and the next"))

@@ -19,7 +19,8 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from lightning_adastate.backbones import Backbone
-from lightning_adastate.memory.live import HollowBytes, rehearsing, tensor_bytes
+from lightning_adastate.memory.hollow import HollowBytes, rehearsing
+from lightning_adastate.memory.live import tensor_bytes
 from lightning_adastate.memory.watch import (
     BESIDE,
     CALLED,

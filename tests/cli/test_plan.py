@@ -8,7 +8,8 @@ import torch
 from lightning_adastate.__main__ import main
 from lightning_adastate.codecs import WanCodec
 from lightning_adastate.memory import Phase, Shape, plan
-from lightning_adastate.memory.live import LiveBytes, rehearsing, tensor_bytes
+from lightning_adastate.memory.hollow import rehearsing
+from lightning_adastate.memory.live import LiveBytes, tensor_bytes
 from lightning_adastate.memory.planning import CONTEXT_GB, total_gb
 from lightning_adastate.memory.rehearsal import settle
 from lightning_adastate.memory.stand_ins import UMT5_XXL, UnreadEncoder, UnreadWanCodec
