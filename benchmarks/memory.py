@@ -9,16 +9,16 @@ included, counted at every operation. CPU alone: no allocator and no CUDA contex
 """
 
 import argparse
-import copy
 import itertools
 import json
 import logging
-import tempfile
 import warnings
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import torch
-from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch import LightningDataModule
 from rich.console import Console
 from rich.table import Table
 from torch.utils.data import DataLoader
@@ -28,9 +28,15 @@ from lightning_adastate.backbones import WanTransformer
 from lightning_adastate.caches import RelativisticCache
 from lightning_adastate.codecs import PixelShuffleCodec
 from lightning_adastate.losses import CriticLoss, DMDLoss
-from lightning_adastate.memory.parts import Phase, Sizes
-from lightning_adastate.memory.passes import LiveBytes, Precision, tensor_bytes
-from lightning_adastate.memory.phases import fit_phase, generate_phase
+from lightning_adastate.memory.live import LiveBytes, tensor_bytes
+from lightning_adastate.memory.rehearsal import (
+    Sizes,
+    extrapolated,
+    rehearse_fit,
+    rehearse_stream,
+    trainer_with,
+)
+from lightning_adastate.memory.watch import Record, cuda_steps
 from lightning_adastate.schedules import FewStepSchedule
 from lightning_adastate.text import VocabularyEncoder
 from lightning_adastate.training import SelfForcing
@@ -100,49 +106,46 @@ class Prompts(LightningDataModule):
         return DataLoader([batch] * self.batches, batch_size=None)
 
 
-def sizes_of(module: StreamModule) -> Sizes:
-    return Sizes(ROWS, ROWS, module.codec.latent_shape(*FRAME_SIZE), FRAMES)
-
-
-def measured_fit(module: StreamModule, precision: str) -> int:
+def measured_fit(
+    module: StreamModule, precision: str, batch: object = None, steps: int = STEPS
+) -> int:
     """The most that tensors hold in some optimiser steps, weights included."""
     outside = tensor_bytes([*module.parameters(), *module.buffers()])
-    batches = STEPS * getattr(module, "accumulate", 1)
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(
-            accelerator="cpu",
-            devices=1,
-            precision=precision,
-            max_epochs=1,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=folder,
-        )
-        with LiveBytes() as live:
-            trainer.fit(module, datamodule=Prompts(batches))
+    batches = steps * getattr(module, "accumulate", 1)
+    data = Prompts(batches) if batch is None else DataLoader([batch] * batches, batch_size=None)
+    trainer = trainer_with(precision, max_epochs=1)
+    with LiveBytes() as live, cuda_steps():
+        trainer.fit(module, data)
     # "True" precisions make the weights anew, where they are counted.
-    return live.peak + (outside if Precision(precision).is_wide else 0)
+    return live.peak + (0 if precision.endswith("16-true") else outside)
 
 
-def fit(module: StreamModule, precision: str) -> tuple[Phase, int]:
-    """Training's prediction, and what it takes."""
-    module.setup("fit")
-    predicted = fit_phase(copy.deepcopy(module), sizes_of(module), Precision(precision))
-    return predicted, measured_fit(module, precision)
-
-
-def generate(module: StreamModule, precision: str) -> tuple[Phase, int]:
-    """Streaming's prediction, and what it takes."""
-    kind = Precision(precision)
-    predicted = generate_phase(copy.deepcopy(module), sizes_of(module), kind)
-    if not kind.is_wide:
-        module.to(kind.weights)
-    weights = tensor_bytes(
-        [*module.streamer.parameters(), *module.streamer.buffers(), *module.codec.parameters()]
+def predicted_fit(module: StreamModule, precision: str, *, whole: bool = False) -> Record:
+    """What a rehearsal says of training."""
+    with torch.device("meta"):
+        module.setup("fit")
+    return extrapolated(
+        module, lambda short: rehearse_fit(short, Sizes(ROWS, FRAMES), precision), whole=whole
     )
-    with kind.context(), LiveBytes() as live:
+
+
+def fit(build: Callable[[], StreamModule], precision: str) -> tuple[int, int]:
+    """Training's prediction, and what it takes."""
+    module = build()
+    module.setup("fit")
+    return predicted_fit(build(), precision).peak, measured_fit(module, precision)
+
+
+def generate(build: Callable[[], StreamModule], precision: str) -> tuple[int, int]:
+    """Streaming's prediction, and what it takes."""
+    predicted = extrapolated(
+        build(), lambda short: rehearse_stream(short, Sizes(ROWS), precision)
+    ).peak
+    module = build()
+    plugin = trainer_with(precision).precision_plugin
+    plugin.convert_module(module)
+    weights = tensor_bytes([*module.parameters(), *module.buffers()])
+    with plugin.forward_context(), LiveBytes() as live:
         state = module.open_stream(["a calm sea", "a storm"])
         for made in module.stream(state, 8):
             state = made.state
@@ -161,14 +164,14 @@ def main() -> None:
     table = Table("run", "precision", "predicted MB", "measured MB", "ratio")
     rows = []
     for precision in args.precisions:
-        found = {"generate": generate(self_forcing("whole", False), precision)}
+        found = {"generate": generate(partial(self_forcing, "whole", False), precision)}
         for backward, recompute in itertools.product(("whole", "chunks"), (False, True)):
             name = f"fit, {backward}{', recomputed' if recompute else ''}"
-            found[name] = fit(self_forcing(backward, recompute), precision)
-        module = self_forcing("chunks", True, accumulate=2)
-        found["fit, chunks, recomputed, accumulate 2"] = fit(module, precision)
-        for name, (phase, most) in found.items():
-            row = (name, precision, phase.total / 1e6, most / 1e6, phase.total / most)
+            found[name] = fit(partial(self_forcing, backward, recompute), precision)
+        build = partial(self_forcing, "chunks", True, accumulate=2)
+        found["fit, chunks, recomputed, accumulate 2"] = fit(build, precision)
+        for name, (guess, most) in found.items():
+            row = (name, precision, guess / 1e6, most / 1e6, guess / most)
             rows.append(
                 dict(zip(("run", "precision", "predicted", "measured", "ratio"), row, strict=True))
             )

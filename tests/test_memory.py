@@ -1,36 +1,186 @@
-"""Predicted memory is that of real tensors in the same run."""
+"""Predicted memory is that of real tensors in the same run, for every stage, known or not."""
 
 import copy
+import sys
+from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
-from tiny import LATENT, golden_backbone, streamer, text
 
-from lightning_adastate.anchors import AdaptiveAnchor, EMAAnchor, StaticAnchor
-from lightning_adastate.backbones import LoRABackbone, WanTransformer
-from lightning_adastate.caches import SlidingCache
-from lightning_adastate.memory.passes import (
-    LiveBytes,
-    PassShape,
-    Precision,
-    adamw_bytes,
-    pass_memory,
-    tensor_bytes,
-    trained_numbers,
+from lightning_adastate.anchors import StaticAnchor
+from lightning_adastate.losses import FlowMatchingLoss, SiDLoss
+from lightning_adastate.memory.hollow import Hollow, rehearsing
+from lightning_adastate.memory.live import LiveBytes, tensor_bytes
+from lightning_adastate.memory.rehearsal import (
+    Sizes,
+    extrapolated,
+    networks_of,
+    rehearse_fit,
+    shortened,
 )
-from lightning_adastate.memory.rollout import interpolate
-from lightning_adastate.memory.stream import state_bytes, stream_memory
-from lightning_adastate.streaming.streamer import StreamBuffers
-from lightning_adastate.training.optimization import build_optimizer
-from lightning_adastate.types import LivePositions, Window
+from lightning_adastate.rollouts import (
+    ContinuedRollouts,
+    JointRollouts,
+    LongRollouts,
+    NoisedData,
+)
+from lightning_adastate.schedules import FewStepSchedule, RollingSchedule
+from lightning_adastate.training import (
+    CausalFlowMatching,
+    ConsistencyDistillation,
+    FlowMatching,
+    ODERegression,
+)
+from lightning_adastate.training.base import StreamModule
 
-WIDE = Precision("32-true")
-FRAMES, CONTEXT = 3, 30
+sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import memory as bench
+
+sys.path.pop(0)
+
+FRAMES = 6
+PRECISIONS = ("32-true", "bf16-mixed", "bf16-true")
+QUICK = ("flow_matching", "causal", "ode", "consistency", "own")
 
 
-def network(layers: int = 5, **options) -> WanTransformer:
-    sizes = {"ffn_dim": 96, "num_heads": 2, "freq_dim": 16, "text_dim": 8, "text_tokens": 4}
-    return WanTransformer(48, num_layers=layers, **sizes, **options)
+def parallel(kind, **options):
+    if kind is not OwnStage:
+        options = {"optimizer": torch.optim.AdamW, **options}
+    return kind(bench.network(2, recompute=False), **bench.parts(**options))
+
+
+def distilled(backward="whole", **options):
+    return bench.self_forcing(backward, recompute=False, **{"num_frames": FRAMES, **options})
+
+
+class OwnStage(StreamModule):
+    """A stage that nobody knows: automatic optimisation, two networks, an optimiser of its own."""
+
+    def __init__(self, backbone, **options):
+        super().__init__(backbone, **options)
+        self.second = copy.deepcopy(backbone)
+
+    def training_step(self, batch, batch_idx):
+        latents = self.codec.encode(batch["video"])
+        text = self.encode_text(batch["prompts"])
+        time = torch.full(latents.shape[:2], 500.0)
+        loss = 0.0
+        for network in (self.generator.backbone, self.second):
+            out = network(latents, timestep_BF=time, text=network.text_kv(text))
+            loss = loss + out.velocity_BFCHW.square().mean()
+        return loss
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1, momentum=0.9)
+
+
+STAGES = {
+    "flow_matching": partial(parallel, FlowMatching, loss=FlowMatchingLoss(1.0), ema_decay=0.9),
+    "teacher_forcing": partial(
+        parallel, FlowMatching, loss=FlowMatchingLoss(1.0), mode="teacher_forcing", accumulate=2
+    ),
+    "causal": partial(parallel, CausalFlowMatching, loss=FlowMatchingLoss(1.0)),
+    "ode": partial(parallel, ODERegression, context="clean"),
+    "consistency": partial(parallel, ConsistencyDistillation, negative_prompt="ugly"),
+    "own": partial(parallel, OwnStage),
+    "whole": distilled,
+    "chunks": partial(distilled, "chunks", accumulate=2),
+    "through_the_networks": partial(distilled, loss=SiDLoss(guidance=0.0, shift=1.0)),
+    "continued": partial(
+        distilled, rollouts=ContinuedRollouts(max_frames=12, old_frames=3), critic_warmup=3
+    ),
+    "long": partial(distilled, "chunks", rollouts=LongRollouts(max_frames=FRAMES)),
+    "noised_data": partial(distilled, anchor=StaticAnchor(1), rollouts=NoisedData()),
+    "joint": partial(
+        distilled,
+        anchor=StaticAnchor(1),
+        schedule=RollingSchedule(3, steps=(1000, 500), shift=1.0),
+        rollouts=JointRollouts(FewStepSchedule(3, steps=(1000, 500), shift=1.0), probability=1.0),
+    ),
+}
+
+
+def both(build, precision="32-true", steps=2):
+    """Bytes that are predicted, and bytes that real tensors take."""
+    module = build()
+    with torch.device("meta"):
+        module.setup("fit")
+    predicted = rehearse_fit(module, Sizes(bench.ROWS, FRAMES), precision).peak
+    real = build()
+    batch = real.example_batch(["a calm sea"] * bench.ROWS, FRAMES)
+    if hasattr(real, "busiest_batches"):
+        real.batches_seen = real.busiest_batches[0] + 1 - real.accumulate
+    real.setup("fit")
+    beside = tensor_bytes(part for part in batch.values() if isinstance(part, torch.Tensor))
+    return predicted, bench.measured_fit(real, precision, batch, steps) + beside
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in STAGES],
+)
+def test_training_takes_what_is_predicted(stage):
+    predicted, measured = both(STAGES[stage], steps=4 if stage in ("continued", "joint") else 2)
+    assert predicted == pytest.approx(measured, rel=0.03)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("stage", ["consistency", "chunks"])
+def test_every_precision_takes_what_is_predicted(stage, precision):
+    predicted, measured = both(STAGES[stage], precision)
+    assert predicted == pytest.approx(measured, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    "precision", ["32-true", *(pytest.param(p, marks=pytest.mark.slow) for p in PRECISIONS[1:])]
+)
+def test_streaming_takes_what_is_predicted(precision):
+    build = partial(parallel, FlowMatching, loss=FlowMatchingLoss(1.0))
+    predicted, measured = bench.generate(build, precision)
+    assert predicted == pytest.approx(measured, rel=0.03)
+
+
+def fit_of(module, **options):
+    with torch.device("meta"):
+        module.setup("fit")
+    rehearse = partial(rehearse_fit, sizes=Sizes(1, FRAMES), precision="32-true")
+    return extrapolated(module, rehearse, **options)
+
+
+def test_shortened_networks_say_what_whole_ones_do_moment_by_moment():
+    module = parallel(
+        ConsistencyDistillation, negative_prompt="ugly", teacher=deep, ema_decay=None
+    )
+    module.generator.backbone = bench.network(6, recompute=False)
+    line, whole = fit_of(module), fit_of(module, whole=True)
+    assert line.script == whole.script
+    assert line.resident == whole.resident
+    for one, other in zip(line.moments, whole.moments, strict=True):
+        assert one.size == pytest.approx(other.size, rel=0.01)
+
+
+def deep():
+    return bench.network(5, recompute=False)
+
+
+def test_an_offloaded_teacher_is_there_while_it_is_asked():
+    stays, goes = (fit_of(distilled(teacher_offload=away)) for away in (False, True))
+    size = stays.resident["teacher"]
+    assert size == 4 * sum(p.numel() for p in bench.network(6, recompute=False).parameters())
+    assert "teacher" not in goes.resident
+    for doing, apart in (("teacher", 0), ("backward pass", size)):
+        most = [max(m.size for m in r.moments if m.doing == doing) for r in (stays, goes)]
+        assert most[0] - most[1] == apart
+
+
+def test_gradients_of_earlier_batches_of_a_step_wait():
+    build = partial(parallel, FlowMatching, loss=FlowMatchingLoss(1.0))
+    once, waits = (fit_of(build(accumulate=n)) for n in (1, 2))
+    learn = sum(p.numel() for p in bench.network(2, recompute=False).parameters())
+    first = [next(m for m in r.moments if m.doing == "generator").size for r in (once, waits)]
+    assert first[1] - first[0] == 4 * learn
 
 
 def test_memory_is_counted_once_for_views_and_given_back():
@@ -55,171 +205,36 @@ def test_memory_that_was_there_before_is_not_counted():
         assert (live.now, live.peak, view.shape) == (0, 0, (50,))
 
 
-@pytest.mark.parametrize(
-    "anchor", [StaticAnchor(2), EMAAnchor(2), AdaptiveAnchor(1)], ids=["static", "ema", "adaptive"]
-)
-@pytest.mark.parametrize("sliding", [False, True], ids=["relativistic", "sliding"])
-def test_a_stream_holds_exactly_the_bytes_that_are_predicted(anchor, sliding):
-    ours = streamer(anchor, SlidingCache(window_frames=6) if sliding else None)
-    texts = text(rows=2)
-    predicted = stream_memory(ours, WIDE, rows=2, latent_shape=LATENT, text_tokens=texts.shape[1])
-    buffers, state = StreamBuffers(), ours.start(texts, latent_shape=LATENT, stream_ids=[0, 1])
-    most = dict.fromkeys(state_bytes(state), 0)
-    for _ in range(8):
-        with torch.no_grad():
-            state = ours.step(state, buffers=buffers).state
-        most = {name: max(size, most[name]) for name, size in state_bytes(state).items()}
-    assert most == {name: getattr(predicted, name) for name in most}
-    parts = [part for pair in buffers._buffers.values() for part in pair]
-    parts += [part for time in buffers._times.values() for part in time.parts]
-    parts += list(buffers._numbers.values())
-    held = tensor_bytes(parts)
-    assert held < predicted.buffers < 1.15 * held  # memoised angles stay as well
+def test_large_tensors_have_a_shape_and_small_ones_values():
+    with rehearsing() as live:
+        large = torch.zeros(100_000)
+        for _ in range(2):  # the second time from memory
+            twice = large.view(100, 1000) + 1.0
+        drawn = torch.randint(0, 7, (1,), generator=torch.Generator().manual_seed(3))
+        assert isinstance(large, Hollow)
+        assert isinstance(twice, Hollow)
+        assert (twice.shape, twice.device.type) == ((100, 1000), "cpu")
+        assert live.now == 800_000
+        assert int(drawn) in range(7)
+        assert bool(torch.isfinite(large).all())
+        assert large.add_(1.0) is large
+        del large, twice
+        assert live.now == 0
+    with pytest.raises(RuntimeError, match="after its rehearsal"):
+        torch.zeros(1) + Hollow(torch.empty(3, device="meta"))
 
 
-def test_the_states_before_the_chunks_of_a_rollout_share_their_frames():
-    ours = streamer(StaticAnchor(1))
-    sizes = {"rows": 1, "latent_shape": LATENT, "text_tokens": 16}
-    whole = stream_memory(ours, WIDE, **sizes, num_chunks=5)
-    late = stream_memory(ours, WIDE, **sizes, num_chunks=5, scored=1)
-    states, state = [], ours.start(text(), latent_shape=LATENT)
-    for _ in range(5):
-        states.append(state)
-        state = ours.step(state).state
-    kept = [p for s in states for kv in (*s.blocks, *s.anchor.values()) for p in kv_tensors(kv)]
-    kept += [s.recent_BFCHW for s in states]
-    assert whole.earlier_states == tensor_bytes(kept)
-    assert late.earlier_states < whole.earlier_states
-
-
-def kv_tensors(kv):
-    return [kv.key_LBFTND, kv.value_LBFTND]
-
-
-def run(backbone, graph, *, context=CONTEXT):
-    """Two passes of the whole network on real tensors: held once, by each, and on top."""
-    latents = torch.randn(2, FRAMES, 16, 8, 12, requires_grad=graph == "inputs")
-    places = tuple(float(index) for index in range(FRAMES))
-    for parameter in backbone.parameters():
-        parameter.grad = torch.zeros_like(parameter) if parameter.requires_grad else None
-
-    def window():
-        size = (backbone.num_layers, 2, context, backbone.num_heads, backbone.head_dim)
-        return Window(torch.randn(size), torch.randn(size), context, False)
-
-    timestep = torch.full((2, FRAMES), 500.0)
-    with torch.set_grad_enabled(graph != "none"), LiveBytes() as live:
-        with torch.set_grad_enabled(graph == "weights"):
-            kv = backbone.text_kv(torch.randn(2, 4, 8))
-        outs, held = [], []
-        for _ in range(2):
-            held.append(live.now)
-            outs.append(
-                backbone(
-                    latents,
-                    timestep_BF=timestep,
-                    text=kv,
-                    positions=LivePositions(places, places),
-                    window=window(),
-                ).velocity_BFCHW
-            )
-        each = live.now - held[1]
-        forward, before = live.peak - live.now, live.now
-        live.mark()
-        if graph == "weights":
-            sum(out.sum() for out in outs).backward()
-        elif graph == "inputs":
-            torch.autograd.grad(sum(out.sum() for out in outs), latents)
-    return each, max(forward, live.peak - before)
-
-
-@pytest.mark.parametrize("graph", ["weights", "inputs"])
-@pytest.mark.parametrize("recompute", [False, True], ids=["kept", "recomputed"])
-def test_the_graph_of_a_pass_is_that_of_all_blocks(graph, recompute):
-    backbone = network(checkpoint_activations=recompute)
-    shape = PassShape((2, FRAMES, 16, 8, 12), CONTEXT, 4)
-    predicted = pass_memory(backbone, shape, WIDE, graph)
-    each, work = run(copy.deepcopy(backbone), graph)
-    assert predicted.each == pytest.approx(each, rel=0.01)
-    assert predicted.work == pytest.approx(work, rel=0.05)
-
-
-def test_recomputed_activations_keep_less_but_the_window():
-    shape = PassShape((2, FRAMES, 16, 8, 12), CONTEXT, 4)
-    kept = pass_memory(network(), shape, WIDE, "weights").each
-    less = pass_memory(network(checkpoint_activations=True), shape, WIDE, "weights").each
-    window = 2 * 5 * 2 * CONTEXT * 48 * 4
-    assert window < less < kept / 3
-
-
-def test_a_frozen_network_keeps_nothing_for_its_weights():
-    shape = PassShape((2, FRAMES, 16, 8, 12), 0, 4)
-    frozen = network().requires_grad_(requires_grad=False)
-    trained = pass_memory(network(), shape, WIDE, "inputs").each
-    assert 0 < pass_memory(frozen, shape, WIDE, "inputs").each < trained
-    assert pass_memory(frozen, shape, WIDE, "weights").each < trained / 10
-
-
-def test_mixed_precision_keeps_cast_weights_of_what_learns_alone():
-    shape = PassShape((1, FRAMES, 16, 8, 12), 0, 4)
-    mixed = Precision("bf16-mixed")
-    learning, frozen = network(), network().requires_grad_(requires_grad=False)
-    apart = pass_memory(learning, shape, mixed, "none").once
-    apart -= pass_memory(frozen, shape, mixed, "none").once
-    linear = sum(p.numel() for p in learning.parameters() if p.ndim > 1)
-    assert apart == pytest.approx(2 * linear, rel=0.05)
-
-
-def test_a_narrow_teacher_stays_narrow_in_mixed_precision():
-    shape = PassShape((1, FRAMES, 16, 8, 12), 0, 4)
-    wide = network().requires_grad_(requires_grad=False)
-    narrow = copy.deepcopy(wide).bfloat16()
-    mixed = Precision("bf16-mixed")
-    one, other = (pass_memory(each, shape, mixed, "none").work for each in (narrow, wide))
-    assert one < other
-    assert mixed.stored(narrow) == mixed.stored(wide) // 2
-
-
-def test_weights_are_counted_as_lightning_stores_them():
-    backbone = golden_backbone()
-    backbone.register_buffer("count", torch.zeros(3, dtype=torch.int64))
-    floats = sum(p.numel() for p in backbone.parameters())
-    assert Precision("32-true").stored(backbone) == 4 * floats + 24
-    assert Precision("bf16-mixed").stored(backbone) == 4 * floats + 24
-    assert Precision("bf16-true").stored(backbone) == 2 * floats + 24
-
-
-@pytest.mark.parametrize("lora", [False, True], ids=["plain", "lora"])
-def test_the_optimisers_state_is_exactly_what_is_predicted(lora):
-    backbone = network(2)
-    if lora:
-        pytest.importorskip("peft")
-        backbone = LoRABackbone(backbone, rank=2)
-    optimizer = build_optimizer(backbone.parameters(), torch.optim.AdamW)["optimizer"]
-    assert tensor_bytes(t for s in optimizer.state.values() for t in s.values()) == 0
-    for parameter in backbone.parameters():
-        parameter.grad = torch.ones_like(parameter) if parameter.requires_grad else None
-    optimizer.step()
-    held = tensor_bytes(t for state in optimizer.state.values() for t in state.values())
-    assert adamw_bytes(backbone, WIDE) == held
-    assert (trained_numbers(backbone) < sum(p.numel() for p in backbone.parameters())) == lora
-
-
-def test_bytes_between_two_contexts_lie_on_a_line():
-    assert interpolate([(10, 100), (30, 300)], 20) == 200
-    assert interpolate([(10, 100)], 10) == 100
-
-
-def test_an_unknown_precision_is_refused():
-    with pytest.raises(ValueError, match="`precision` must be 32-true.*got 'fp8'"):
-        Precision("fp8")
-
-
-def test_a_prediction_changes_neither_network_nor_tables():
-    backbone = network(4)
-    before = copy.deepcopy(backbone.state_dict())
-    pass_memory(backbone, PassShape((1, 1, 16, 4, 4), 0, 4), WIDE, "weights")
-    assert backbone.num_layers == 4
-    assert all(p.grad is None for p in backbone.parameters())
-    for name, tensor in backbone.state_dict().items():
+def test_a_rehearsal_changes_nothing():
+    module = distilled()
+    module.setup("fit")
+    before = copy.deepcopy(module.state_dict())
+    fit_of(module)
+    assert [each.num_layers for each in networks_of(module).values()] == [4, 4, 4, 6]
+    assert all(p.grad is None for p in module.parameters())
+    for name, tensor in module.state_dict().items():
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+
+
+def test_a_shortened_copy_does_not_copy_what_is_long():
+    short = shortened(distilled(), {4: 2})
+    assert [len(each.blocks) for each in networks_of(short).values()] == [2, 2]

@@ -126,6 +126,9 @@ class Request:
 class Rollouts(ABC):
     """Make the videos that the losses score. Holds options, never a stream."""
 
+    num_kinds = 1
+    """Rollouts in a row that show what memory they take: more where it depends on what is drawn or was before."""
+
     @property
     def is_persistent(self) -> bool:
         """Whether a rollout goes on from the last one."""

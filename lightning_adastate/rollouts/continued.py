@@ -47,6 +47,8 @@ class ContinuedRollouts(Rollouts):
         ValueError: If there are no old frames, or nothing to encode anew.
     """
 
+    num_kinds = 3
+
     def __init__(
         self,
         max_frames: int,

@@ -42,6 +42,8 @@ class JointRollouts(Rollouts):
         ValueError: If ``probability`` is outside [0, 1].
     """
 
+    num_kinds = 4
+
     def __init__(
         self,
         schedule: Schedule,

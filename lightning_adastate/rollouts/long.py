@@ -22,6 +22,8 @@ class LongRollouts(Rollouts):
             networks see it ``noised`` as the others, or clean (``given``).
     """
 
+    num_kinds = 2
+
     def __init__(self, max_frames: int, *, first_chunk: FirstChunk = "learned") -> None:
         self.max_frames = max_frames
         self.first_chunk: FirstChunk = first_chunk

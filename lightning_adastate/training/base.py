@@ -240,6 +240,18 @@ class StreamModule(LightningModule, PixelStreaming):
                 break
         return torch.cat(parts, dim=1)[:, :wanted]
 
+    # -- planning -------------------------------------------------------------------------------
+
+    def example_batch(self, prompts: list[str], num_frames: int) -> VideoBatch:
+        """Return a batch as ``training_step`` takes it; only its sizes mean something.
+
+        Args:
+            prompts: One per row.
+            num_frames: Latent frames of a clip.
+        """
+        shape = (len(prompts), self.codec.pixel_frames(num_frames), 3, *self.frame_size)
+        return VideoBatch(video=torch.zeros(shape), prompts=prompts)
+
     # -- the average ----------------------------------------------------------------------------
 
     @torch.no_grad()

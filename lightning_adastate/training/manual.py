@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -90,6 +91,11 @@ class ManualModule(StreamModule, ABC):
     def completes_step(self) -> bool:
         """Whether the batch in hand is the last of its optimiser step."""
         return (self.batches_seen + 1) % self.accumulate == 0
+
+    @property
+    def busiest_batches(self) -> Sequence[int]:
+        """Name batches that together take the most memory, each the last of its optimiser step."""
+        return [self.accumulate - 1]
 
     def step_generator(self) -> Tensor:
         """Step the generator and its average; return the gradient's norm. Moves ``global_step``."""

@@ -14,7 +14,13 @@ from lightning_adastate.flow import NUM_TIMESTEPS, velocity_to_x0
 from lightning_adastate.rollouts.base import generated_chunks
 from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.training.one_loss import Draws, OneLoss
-from lightning_adastate.training.parallel import Context, Reads, causal_mask, masked_velocity
+from lightning_adastate.training.parallel import (
+    Context,
+    Reads,
+    causal_mask,
+    masked_velocity,
+    stream_sigmas,
+)
 from lightning_adastate.types import TrajectoryBatch
 
 SAME_SIGMA = 2e-3
@@ -198,6 +204,17 @@ class ODERegression(OneLoss):
                 f"`context_frames` is {given}, but the trajectories' first frames were not given to the "
                 "teacher; set it to 0, or make them with `context_frames`"
             )
+
+    def example_batch(self, prompts: list[str], num_frames: int) -> TrajectoryBatch:  # type: ignore[override]
+        """Return trajectories of every noise level of the schedule."""
+        sigmas = torch.tensor([*stream_sigmas(self.generator.schedule), 0.0])
+        clip = (num_frames, *self.codec.latent_shape(*self.frame_size))
+        return TrajectoryBatch(
+            latents=torch.zeros(len(prompts), len(sigmas), *clip),
+            sigmas=sigmas.expand(len(prompts), -1),
+            context=torch.zeros(len(prompts), *clip) if self.context == "clean" else None,
+            prompts=prompts,
+        )
 
     def predict_step(self, batch: TrajectoryBatch, batch_idx: int) -> Tensor:  # type: ignore[override]
         """Return streams of the batch's prompts, as long as its clips: pixels ``[B, F, 3, H, W]``."""

@@ -176,6 +176,19 @@ class SelfForcing(PersistentStreamModule):
         """Whether a rollout goes on from the last one."""
         return self.rollouts.is_persistent
 
+    @property
+    def busiest_batches(self) -> Sequence[int]:
+        """Name batches in which generator and critic both learn, as many as the rollouts differ."""
+        steps = range(self.rollouts.num_kinds)
+        firsts = [self.critic_warmup + self.generator_interval * step for step in steps]
+        return [(first + 1) * self.accumulate - 1 for first in firsts]
+
+    def example_batch(self, prompts: list[str], num_frames: int) -> VideoBatch:
+        """Return a batch with as many frames as the rollouts take of the clips."""
+        del num_frames
+        count = self.rollouts.clip_frames(self.num_frames, self.context_frames)
+        return super().example_batch(prompts, count)
+
     # -- one batch ------------------------------------------------------------------------------
 
     @property
