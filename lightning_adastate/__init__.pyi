@@ -142,6 +142,12 @@ from .media.video import (
 from .media.video import (
     read_video as read_video,
 )
+from .memory import (
+    Shape as Shape,
+)
+from .memory import (
+    plan as plan,
+)
 from .metrics import (
     PanMetrics as PanMetrics,
 )
