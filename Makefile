@@ -12,7 +12,7 @@ demo: $(VENV)/.ready-test
 	$(BIN)/python -m lightning_adastate.demo $(DEMO_ARGS)
 
 test: $(VENV)/.ready-test
-	$(BIN)/python -m pytest -n 2 $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadscope $(PYTEST_ARGS)
 
 slow: $(VENV)/.ready-test
 	$(BIN)/python -m pytest -m "slow and not gpu" $(PYTEST_ARGS)

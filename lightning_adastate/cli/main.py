@@ -62,6 +62,7 @@ class CLI(LightningCLI):
     """Parse, build, run. What is asked for on the command line is what runs."""
 
     def __init__(self, args: Sequence[str]) -> None:
+        self.verb = args[0]
         self.exit_code = 0
         super().__init__(
             StreamModule,
@@ -76,13 +77,13 @@ class CLI(LightningCLI):
             args=list(args),
         )
 
-    @staticmethod
-    def subcommands() -> dict[str, set[str]]:
-        """Return the verbs, and the arguments of the Trainer's methods that are not options."""
-        return {
-            **LightningCLI.subcommands(),
-            "generate": {"model", "generation", "datamodule"},
-        }
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """Return the verb, and the arguments of the Trainer's method that are not options.
+
+        Parsers of the other verbs would take a second, and are not asked.
+        """
+        verbs = {**LightningCLI.subcommands(), "generate": {"model", "generation", "datamodule"}}
+        return {self.verb: verbs[self.verb]}
 
     def init_parser(self, **kwargs: Any) -> LightningArgumentParser:
         """Name the program as it is called."""
