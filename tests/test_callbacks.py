@@ -69,6 +69,7 @@ def test_callbacks_see_the_weighting_and_run_in_their_order(tmp_path):
     ("weights", "message"),
     [
         (torch.ones(3), r"must return weights of shape \(2, 5\), got \(3,\)"),
+        (None, r"must return weights of shape \(2, 5\), got None"),
         (torch.full((5,), -1.0), "finite weights of 0 or more"),
         (torch.full((5,), float("nan")), "finite weights of 0 or more"),
     ],

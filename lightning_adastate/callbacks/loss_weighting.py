@@ -94,6 +94,10 @@ def apply_frame_weights(
         shape = weights_BF.shape
         weights = hook.frame_weights(module, weights_BF, video_BFCHW)
         name = type(hook).__name__
+        if not isinstance(weights, Tensor):
+            raise ValueError(  # noqa: TRY004, a mistake of the user's
+                f"{name}.frame_weights must return weights of shape {tuple(shape)}, got {weights!r}"
+            )
         try:
             weights_BF = weights.to(weights_BF).expand(shape)
         except RuntimeError as error:
