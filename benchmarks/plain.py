@@ -1,7 +1,8 @@
-"""The same stream as public code writes it, to compare with: same maths, same window, nothing kept.
+"""Our own naive stream, to compare with: same maths, same window, nothing kept from pass to pass.
 
 In every layer and every pass the whole window is joined and rotated anew in complex128, and the text is
-embedded and projected anew. It serves a static sink with packed positions; its output equals ours.
+embedded and projected anew. It serves a static sink with packed positions; its output equals ours. It is
+not public code: public Self-Forcing caches the text's keys and values and stores its keys rotated.
 """
 
 # Shapes: B batch, F frames, C channels, S tokens, N heads, D head dim, E model dim.

@@ -1,10 +1,10 @@
-"""Our stream and a straightforward one of the same window, in turns, with equal output.
+"""Our stream and our own naive one of the same window, in turns, with equal output.
 
     python benchmarks/versus_plain.py            # about a minute on one core
     python benchmarks/versus_plain.py --chunks 30 --json out.json
 
 The plain stream (benchmarks/plain.py) joins and rotates the window in complex128 and embeds and projects
-the text in every layer and pass, as public code does. Columns: median milliseconds per chunk once both
+the text in every layer and pass; public code does not, so this is no comparison with it. Columns: median milliseconds per chunk once both
 windows are full, ours also with compiled blocks; the ratios; the largest difference of the outputs. A chunk
 is 3 latent frames in 4 denoise passes and a clean pass, behind a static sink of 3 frames; text has 512 tokens.
 """

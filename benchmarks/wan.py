@@ -9,7 +9,7 @@ pass, behind `--windows` cached frames, with AdaState's state frame and without.
 `--attention`, and the last mode with the others, in turns. The device is waited for at the end of each chunk. `first
 ms`: from the embedded prompt to the first chunk, in a warm process. End to end decodes as well, along three paths:
 `exact` (the VAE), `linear` and `tiny` previews; `overlapped` denoises the next chunk meanwhile. `--late N` compares
-chunk 20 with chunk N. `plain` is the same window as public code computes it (benchmarks/plain.py).
+chunk 20 with chunk N. `plain` is our own naive stream of the same window (benchmarks/plain.py), not public code.
 """
 
 import argparse
