@@ -34,7 +34,10 @@ class UniformWeighting(FrameWeighting):
 
 
 class HorizonWeighting(FrameWeighting):
-    """Let late frames count more: ``w_f = 1 + alpha f / (N - 1)`` (AdaState, arXiv 2605.30349, Eq. 5).
+    """Let late frames count more: ``w_f = 1 + alpha f / (N - 1)``, our reading of AdaState's Eq. 5 (arXiv 2605.30349).
+
+    The paper says a linear ramp that rises with the frame's index and is uniform at alpha 0; ``f / N`` or a
+    normalised form would fit its words as well.
 
     Frame indices run over the whole rollout, given context included. The weights are not normalised.
 

@@ -10,7 +10,7 @@ def weights(weighting, frames, first=0):
     return weighting(torch.arange(first, frames), frames).tolist()
 
 
-def test_horizon_weights_rise_linearly_from_one():
+def test_horizon_weights_rise_linearly_from_one_in_our_reading_of_equation_5():
     assert weights(HorizonWeighting(2.0), 5) == [1.0, 1.5, 2.0, 2.5, 3.0]
 
 
@@ -26,7 +26,7 @@ def test_one_frame_has_weight_one():
     assert weights(HorizonWeighting(4.0), 1) == [1.0]
 
 
-def test_share_of_loss_on_late_frames_is_that_of_the_paper():
+def test_share_of_loss_on_late_frames_is_that_of_the_paper_in_our_reading():
     for alpha, share in ((0.0, 0.71), (2.0, 0.82), (4.0, 0.86)):
         ramp = HorizonWeighting(alpha)(torch.arange(21), 21)
         assert round(float(ramp[6:].sum() / ramp.sum()), 2) == share
