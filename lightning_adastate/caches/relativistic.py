@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, Literal
+
 from lightning_adastate.caches.base import Cache
 from lightning_adastate.types import Event, LivePositions, Positions, WindowFrames
 
@@ -13,11 +15,20 @@ class RelativisticCache(Cache):
     frame, three cached and three live frames these are 0 | 1 | 2 3 4 | 5 6 7 (AdaState).
 
     Args:
-        window_frames: Cached plus live content frames; anchor and state come on top.
-        budget_frames: The same with the anchor included. Give exactly one of both.
-        compress_to: Once frames must go, keep only so many (Deep Forcing); ``None`` is no fewer than fit.
-        history_frames: Evicted frames kept for passes that read further back (Rolling Forcing).
+        queries: ``packed`` puts live queries where their keys stand. ``end`` leaves them at the end of the budget
+            once the stream is as long, also when a flush has emptied the window, as the released Infinity-RoPE code
+            does: queries then stand away from their own keys until it is full again. Parity only.
+        **kwargs: Those of ``Cache``.
+
+    Raises:
+        ValueError: If ``queries`` is ``end`` without a budget.
     """
+
+    def __init__(self, *, queries: Literal["packed", "end"] = "packed", **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        if queries == "end" and self.budget_frames is None:
+            raise ValueError("`queries` end is counted from `budget_frames`; give that")
+        self.queries: Literal["packed", "end"] = queries
 
     def positions(self, frames: WindowFrames, event: Event | None) -> Positions:
         """Return packed indices; a RoPE cut moves the live content alone."""
@@ -35,5 +46,9 @@ class RelativisticCache(Cache):
         anchor, state, cached, live = parts
         if event is not None and event.live_start is not None:
             live = tuple(event.live_start + i for i in range(len(live)))
-        both = (*state, *live)
-        return Positions(anchor, cached, LivePositions(both, both))
+        query = live
+        if self.queries == "end" and (event is None or event.live_start is None):
+            assert self.budget_frames is not None
+            first = min(frames.live_frame_indices[0], self.budget_frames - len(live))
+            query = tuple(first + i for i in range(len(live)))
+        return Positions(anchor, cached, LivePositions((*state, *query), (*state, *live)))

@@ -1,8 +1,10 @@
 import pytest
-from tiny import contents, frames
+from tiny import LATENT, contents, frames, streamer, text
 
+from lightning_adastate.anchors import StaticAnchor
 from lightning_adastate.caches import RelativisticCache, SlidingCache
 from lightning_adastate.caches.base import split_oldest
+from lightning_adastate.streaming.events import kv_flush
 from lightning_adastate.types import KV, Event, WindowFrames
 
 every_cache = pytest.mark.parametrize("kind", [RelativisticCache, SlidingCache])
@@ -100,3 +102,20 @@ def test_too_small_a_window_is_refused_with_the_smallest_that_works():
         RelativisticCache(window_frames=2).check(chunk_frames=3, anchor_frames=1)
     with pytest.raises(ValueError, match="anchor of 4 and a chunk of 3 frames; use 7 or more"):
         RelativisticCache(budget_frames=6).check(chunk_frames=3, anchor_frames=4)
+
+
+def test_infinity_ropes_released_queries_stay_at_the_end_after_a_flush():
+    """Budget 12, sink 1, chunks of 3, a flush to two frames before chunk 6: keys 3..5, then 6..8; queries 9..11."""
+    model = streamer(
+        StaticAnchor(1), RelativisticCache(budget_frames=12, queries="end"), chunk_frames=3
+    )
+    state = model.start(text(), latent_shape=LATENT, timeline=(kv_flush(6),))
+    seen = []
+    for _ in range(10):
+        live = model.plan(*model.open_chunk(state)).positions.live
+        seen.append((live.query[0], live.key[0]))
+        state = model.step(state).state
+    before = [(0, 0), (3, 3), (6, 6), (9, 9), (9, 9), (9, 9)]
+    assert seen == [*before, (9, 3), (9, 6), (9, 9), (9, 9)]
+    with pytest.raises(ValueError, match="give that"):
+        RelativisticCache(window_frames=6, queries="end")
