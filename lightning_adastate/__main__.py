@@ -6,7 +6,6 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
-from importlib.metadata import entry_points
 
 import lightning_adastate
 
@@ -92,11 +91,9 @@ def dispatch(args: Sequence[str]) -> int:
 
 
 def find_third_party_classes() -> None:
-    """Let ``class_path: my_file.MyAnchor`` find the working directory, and load installed plug-ins."""
+    """Let ``class_path: my_file.MyAnchor`` find the working directory."""
     if "" not in sys.path and os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # ``python -m`` has it, an installed script has not
-    for plugin in entry_points(group="lightning_adastate.plugins"):
-        plugin.load()
 
 
 def help_text() -> str:

@@ -192,6 +192,13 @@ class StreamState:
         return len(self.stream_ids)
 
     @property
+    def is_finite(self) -> bool:
+        """Whether all keys and values that the next chunk may read are finite. Waits for the device."""
+        held = (*self.blocks, *self.history, *self.anchor.values())
+        parts = (part for kv in held for part in (kv.key_LBFTND, kv.value_LBFTND))
+        return all(bool(part.isfinite().all()) for part in parts)
+
+    @property
     def cached_frame_indices(self) -> tuple[int, ...]:
         """List the frame indices of the cached content frames, oldest first."""
         return tuple(frame_index for block in self.blocks for frame_index in block.frame_indices)

@@ -69,7 +69,7 @@ class Anchor(Component, nn.Module, ABC):
 
         Args:
             contents: Present contents.
-            window_start: Birth index of the oldest frame behind the anchor (cached, else live).
+            window_start: Frame index of the oldest frame behind the anchor (cached, else live).
         """
 
     def on_event(self, contents: Contents, event: Event) -> Contents:

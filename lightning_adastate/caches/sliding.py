@@ -1,4 +1,4 @@
-"""Sliding cache: every frame keeps the frame index (Self-Forcing, arXiv 2506.08009; LongLive)."""
+"""Sliding cache: every frame keeps its frame index (Self-Forcing, arXiv 2506.08009; LongLive)."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ from lightning_adastate.callbacks.exact_resume import random_state, restore_rand
 from lightning_adastate.data import read_prompts
 from lightning_adastate.media.video import VideoWriter, watchable_scale
 from lightning_adastate.metrics import CurveRecorder, VideoMetrics
-from lightning_adastate.streaming.pipeline import PixelStreaming
+from lightning_adastate.streaming.pipeline import PixelStreaming, evaluating
 
 
 class StreamMetrics(Callback):
@@ -165,12 +165,8 @@ class StreamMetrics(Callback):
 def _undisturbed(trainer: Trainer, module: PixelStreaming) -> Iterator[None]:
     """Run as streaming runs (precision, evaluation mode), and leave everything as it was."""
     before = random_state()
-    modes = {each: each.training for each in module.streamer.modules()}
-    module.streamer.eval()
     try:
-        with trainer.precision_plugin.forward_context():
+        with evaluating(module.streamer), trainer.precision_plugin.forward_context():
             yield
     finally:
-        for each, mode in modes.items():
-            each.training = mode
         restore_random_state(before)

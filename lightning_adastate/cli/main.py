@@ -118,6 +118,7 @@ class CLI(LightningCLI):
         self.generation = Generation(**{**config.generation, "timeline": changes})
         weights = self.generation.weights or config.ckpt_path
         config.model = streaming_part(config.model, weights)
+        self.generation.weights, config.ckpt_path = None, None  # the module is built with them
         config.data = None
         config.trainer.callbacks = None
         config.trainer.logger = False

@@ -108,7 +108,7 @@ def _bound_arguments(
         if parameter.kind is not parameter.VAR_KEYWORD:
             found[name] = bound.arguments[name]
             continue
-        found |= _forwarded_defaults(cls) | bound.arguments[name]
+        found = _forwarded_defaults(cls) | found | bound.arguments[name]
     return found
 
 

@@ -117,8 +117,13 @@ def _sequence(value: Sequence[object]) -> str:
 @describe.register(BuiltinFunctionType)
 def _importable(value: Callable[..., object]) -> str:
     """Name a class or function, if that name leads back to it."""
+    if value.__module__ is None:
+        raise ValueError(f"{value!r} belongs to no module; define a function in one")
     name = qualified_name(value)
-    found: object = importlib.import_module(value.__module__)
+    try:
+        found: object = importlib.import_module(value.__module__)
+    except ImportError as error:
+        raise ValueError(f"{name} cannot be imported: {error}") from error
     for part in value.__qualname__.split("."):
         found = getattr(found, part, None)
     if found is not value:

@@ -85,7 +85,14 @@ def write_shard(
         prompts: One per trajectory.
         context_NFCHW: The real clips whose past the teacher saw, if it did.
         settings: How they were made.
+
+    Raises:
+        ValueError: If the states are not finite.
     """
+    if not bool(latents_NKFCHW.isfinite().all()):
+        raise ValueError(
+            f"the trajectories for '{path}' are not finite; look at the teacher's weights"
+        )
     header = {"format": FORMAT, "prompts": list(prompts), "settings": dict(settings)}
     tensors = {
         "latents": latents_NKFCHW,

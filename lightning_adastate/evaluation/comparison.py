@@ -95,6 +95,8 @@ def run_arm(
     for made in progress.track(module.stream(state, num_chunks), num_chunks, description=name):
         parts.append(made.video_BFCHW)
     video = torch.cat(parts, dim=1)[:, : max(horizons)]
+    if not bool(video.isfinite().all()):
+        raise ValueError(f"the videos of arm {name!r} are not finite; look at its weights")
     return Arm(
         video,
         {

@@ -26,9 +26,10 @@ from lightning_adastate.generation.outputs import StreamOutputs, VideoOptions
 from lightning_adastate.generation.timeline import Change, read_timeline
 from lightning_adastate.media.video import Quality, read_video, watchable_scale
 from lightning_adastate.streaming.overlapped import stream_overlapped
-from lightning_adastate.streaming.pipeline import PixelStreaming, VideoChunk
+from lightning_adastate.streaming.pipeline import PixelStreaming, VideoChunk, evaluating
 from lightning_adastate.streaming.state_file import load_stream_state
 from lightning_adastate.types import StreamState
+from lightning_adastate.weights import load_anchor, load_into
 
 
 class Generation:
@@ -123,6 +124,14 @@ def generate(module: PixelStreaming, generation: Generation) -> int:
     Raises:
         ValueError: If prompts, start, state, names or weights do not fit, or a chunk is not finite.
     """
+    if generation.weights is not None:
+        load_into(module.streamer.backbone, generation.weights)
+        load_anchor(module.streamer.anchor, generation.weights)
+    with evaluating(module.streamer):
+        return _generate(module, generation)
+
+
+def _generate(module: PixelStreaming, generation: Generation) -> int:
     state = open_stream(module, generation)
     # Taken first: what could not be saved is refused before it is streamed.
     fingerprint = "" if generation.state_out is None else module.streamer.fingerprint
@@ -137,8 +146,7 @@ def generate(module: PixelStreaming, generation: Generation) -> int:
         for piece in _with_progress(pieces, generation):
             # The chunk is waited for here anyway: it goes to the encoder.
             if not bool(piece.chunk.latents_BFCHW.isfinite().all()):
-                outputs.finish(fingerprint)
-                raise ValueError(_not_finite(piece.chunk.index, outputs))
+                raise ValueError(_close_before(piece.chunk.index, outputs, fingerprint))
             outputs.append(piece)
             if stop.asked:
                 break
@@ -146,10 +154,14 @@ def generate(module: PixelStreaming, generation: Generation) -> int:
     return INTERRUPTED if stop.asked else 0
 
 
-def _not_finite(chunk: int, outputs: StreamOutputs) -> str:
-    kept = (
-        "nothing was written" if outputs.state is None else "what was written before it is whole"
-    )
+def _close_before(chunk: int, outputs: StreamOutputs, fingerprint: str) -> str:
+    """Make whole what was written before a chunk that is not finite; return what to say."""
+    kept = "nothing was written"
+    if outputs.state is not None:
+        kept = "what was written before it is whole"
+        if not outputs.state.is_finite:  # its keys are what the chunk was made from
+            outputs.state = None
+        outputs.finish(fingerprint)
     return (
         f"the latents of chunk {chunk} are not finite; {kept}; look at the weights, or set `trainer.precision` to "
         "32-true"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 from lightning.pytorch import LightningDataModule, Trainer
 
 from lightning_adastate.generation.generate import Generation, generate
@@ -28,7 +30,10 @@ class StreamTrainer(Trainer):
             ckpt_path: Training checkpoint to take the weights from, if `generation.weights` is not given.
             weights_only: Not used: weights are always loaded without running code.
         """
-        del datamodule, ckpt_path, weights_only
+        del datamodule, weights_only
+        if ckpt_path is not None and generation.weights is None:
+            generation = copy.copy(generation)
+            generation.weights = ckpt_path
         precision = self.precision_plugin
         module = precision.convert_module(model.to(self.strategy.root_device).eval())
         assert isinstance(module, StreamModule)

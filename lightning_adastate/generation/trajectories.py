@@ -47,7 +47,7 @@ def make_batch(
         prompts: One per clip.
         real: Real clips' latents, where the teacher needs them.
         num_frames: Latent frames of a clip.
-        first: TeacherPlacement of the first clip.
+        first: Place of the first clip in the whole list.
     """
     shape = (num_frames, *module.codec.latent_shape(*module.frame_size))
     noise = torch.stack(

@@ -18,7 +18,7 @@ Normaliser = Literal["per_sample", "none"]
 
 NonFinite = Literal["keep", "zero"]
 """What becomes of a gradient that is not finite: it stays, so that training stops; or it is set to zero, as the public
-code does, where a teacher of NaN looks like one that is content."""
+code does with NaN, where a teacher of NaN looks like one that is content."""
 
 
 def dmd_gradient(
@@ -55,7 +55,7 @@ def without_non_finite(value: Tensor, rule: NonFinite) -> tuple[Tensor, dict[str
     if rule == "keep":
         return value, {}
     count = (~value.isfinite()).sum()
-    return torch.nan_to_num(value), {"non_finite": count.float()}
+    return torch.nan_to_num(value, nan=0.0, posinf=0.0, neginf=0.0), {"non_finite": count.float()}
 
 
 def dmd_loss(

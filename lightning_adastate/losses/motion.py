@@ -98,7 +98,7 @@ class MotionDMDLoss(DMDLoss):
                 given_frames=still,
                 normaliser=self.normaliser,
             )
-            motion, _ = without_non_finite(motion, self.non_finite)
+            motion, counted = without_non_finite(motion, self.non_finite)
             share = torch.zeros_like(motion[:, :, 0, 0, 0])
             share[:, still:] = motion_weights(motion[:, still:])
             share = share * weights[:, 1:].double()
@@ -108,6 +108,7 @@ class MotionDMDLoss(DMDLoss):
         moved = dmd_loss(_differences(video_BFCHW), motion, share, given_frames=still)
         logs = {
             **frames.logs,
+            **{f"motion_{name}": count for name, count in counted.items()},
             "motion_gradient": motion[:, still:].square().mean().sqrt().float(),
             "loss_motion": moved.detach(),
         }

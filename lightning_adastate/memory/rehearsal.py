@@ -19,6 +19,7 @@ from torch.optim import Optimizer
 from torch.utils.data import DataLoader
 
 from lightning_adastate.backbones import Backbone
+from lightning_adastate.callbacks.graceful_stop import GracefulStop
 from lightning_adastate.memory.hollow import HollowBytes, rehearsing
 from lightning_adastate.memory.live import tensor_bytes
 from lightning_adastate.memory.watch import (
@@ -165,7 +166,7 @@ def rehearse_fit(module: StreamModule, sizes: Sizes, precision: str) -> Record:
     with rehearsing() as live, quiet():
         watch = Watch(module, live)
         trainer = trainer_with(
-            precision, strategy=Elsewhere(live), callbacks=[Recorder(watch)], max_epochs=1
+            precision, strategy=Elsewhere(live), callbacks=[Recorder(watch), Deaf()], max_epochs=1
         )
         batch = module.example_batch(["a prompt"] * sizes.rows, sizes.num_frames)
         # Automatic optimisation keeps the last batch's gradients until it has the next one's loss.
@@ -265,6 +266,13 @@ def rehearse_stream(module: StreamModule, sizes: Sizes, precision: str) -> Recor
             resident = {**resident_of(module), "stream": live.now - weights}
     watch.record.resident = resident
     return watch.record
+
+
+class Deaf(GracefulStop):
+    """Leave signals alone: a rehearsal has nothing to save, and must end when it is told to."""
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Listen to nothing."""
 
 
 def trainer_with(precision: str, **options: object) -> Trainer:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import zipfile
 from collections.abc import Sequence
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import torch
@@ -41,9 +42,11 @@ PACKAGE = StreamModule.__module__.split(".")[0]
 
 
 def import_families() -> None:
-    """Import every family, so that its classes can be named without their path."""
+    """Import every family and installed plug-in, so that their classes can be named without their path."""
     for family in FAMILIES:
         importlib.import_module(f"lightning_adastate.{family}")
+    for plugin in entry_points(group="lightning_adastate.plugins"):
+        plugin.load()
 
 
 def load_module(

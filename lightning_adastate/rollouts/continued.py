@@ -100,35 +100,39 @@ class ContinuedRollouts(Rollouts):
         return self._go_on(request, self._switched(request, state))
 
     def _begin(self, request: Request) -> Rollout:
-        tape = RolloutRecorder(request)
-        tape.prefill(request.clip_BFCHW)
+        recorder = RolloutRecorder(request)
+        recorder.prefill(request.clip_BFCHW)
         schedule = request.streamer.schedule
-        tape.learn(generated_chunks(schedule, request.num_frames, request.context_frames))
-        return tape.rollout(
-            persistent_state=self._persistent(tape, request.codec.empty(), tape.clean())
+        recorder.learn(generated_chunks(schedule, request.num_frames, request.context_frames))
+        return recorder.rollout(
+            persistent_state=self._persistent(recorder, request.codec.empty(), recorder.clean())
         )
 
     def _go_on(self, request: Request, state: StreamState) -> Rollout:
         assert state.recent_BFCHW is not None
         old, codec = state.recent_BFCHW[:, -self.old_frames :], request.codec
         image, memory = image_latent(codec, old[:, :1], state.codec)
-        tape = RolloutRecorder(request, state)
-        tape.put(torch.cat([image, old[:, 1:]], dim=1))
-        tape.learn(
+        recorder = RolloutRecorder(request, state)
+        recorder.put(torch.cat([image, old[:, 1:]], dim=1))
+        recorder.learn(
             (request.num_frames - self.old_frames) // request.streamer.schedule.chunk_frames
         )
-        made = tape.rollout(persistent_state=self._persistent(tape, memory, tape.clean()[:, 1:]))
+        made = recorder.rollout(
+            persistent_state=self._persistent(recorder, memory, recorder.clean()[:, 1:])
+        )
         if self.old_frames_are == "given":
             return made._replace(given_frames=self.old_frames)
         return made._replace(unscored_frames=self.old_frames)
 
     def _persistent(
-        self, tape: RolloutRecorder, memory: CodecState, latents_BFCHW: Tensor
+        self, recorder: RolloutRecorder, memory: CodecState, latents_BFCHW: Tensor
     ) -> StreamState:
         """Return the stream without a graph, with the decoder's memory before the next old frames."""
         if latents_BFCHW.shape[1] > self.old_frames:
-            _, memory = decode(tape.request.codec, latents_BFCHW[:, : -self.old_frames], memory)
-        return replace(detached(tape.state), codec=memory)
+            _, memory = decode(
+                recorder.request.codec, latents_BFCHW[:, : -self.old_frames], memory
+            )
+        return replace(detached(recorder.state), codec=memory)
 
     def _switched(self, request: Request, state: StreamState) -> StreamState:
         """Put the switch on the timeline, with the prompts of the batch in hand, where it is its turn."""

@@ -11,8 +11,8 @@ class FreshRollouts(Rollouts):
 
     def make(self, request: Request) -> Rollout:
         """Roll out behind the given frames, if there are any."""
-        tape = RolloutRecorder(request)
-        tape.prefill(request.clip_BFCHW)
+        recorder = RolloutRecorder(request)
+        recorder.prefill(request.clip_BFCHW)
         schedule = request.streamer.schedule
-        tape.learn(generated_chunks(schedule, request.num_frames, request.context_frames))
-        return tape.rollout()
+        recorder.learn(generated_chunks(schedule, request.num_frames, request.context_frames))
+        return recorder.rollout()

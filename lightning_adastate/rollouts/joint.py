@@ -102,19 +102,23 @@ class JointRollouts(Rollouts):
         )
         start = self._draw_start(request, size)
         place = int(torch.randint(0, period, (1,), generator=request.global_rng("window")))
-        tape = RolloutRecorder(request)
+        recorder = RolloutRecorder(request)
         if request.clip_BFCHW is not None:
-            tape.prefill(request.clip_BFCHW[:, : request.context_frames])
+            recorder.prefill(request.clip_BFCHW[:, : request.context_frames])
         index = 0
-        while tape.num_scored < start + request.num_frames or tape.state.first_frame <= start:
+        while (
+            recorder.num_scored < start + request.num_frames or recorder.state.first_frame <= start
+        ):
             # Window p of the opening is the first chunk's pass p; later chunks have one pass each.
             exit_step, chunks = (0, period) if index else (place, place + 1)
             if index and index % period != (place + 1) % period:
-                tape.run_on(1, score=False)
+                recorder.run_on(1, score=False)
             else:
-                tape.record_chunk(exit_step, learns=tape.num_scored + chunks * size > start)
+                recorder.record_chunk(
+                    exit_step, learns=recorder.num_scored + chunks * size > start
+                )
             index += 1
-        return tape.rollout(start=start, first_chunk=self.first_chunk)._replace(exit_step=None)
+        return recorder.rollout(start=start, first_chunk=self.first_chunk)._replace(exit_step=None)
 
     def _draw_start(self, request: Request, size: int) -> int:
         longest = request.num_frames if self.max_frames is None else self.max_frames

@@ -38,10 +38,10 @@ class LongRollouts(Rollouts):
         size = request.streamer.schedule.chunk_frames
         places = (self.max_frames - request.num_frames) // size + 1
         first = int(torch.randint(0, places, (1,), generator=request.global_rng("window")))
-        tape = RolloutRecorder(request)
-        tape.prefill(request.clip_BFCHW)
+        recorder = RolloutRecorder(request)
+        recorder.prefill(request.clip_BFCHW)
         constant = first > 0 and self.first_chunk != "learned"
-        learns = max(first + constant, tape.state.chunk)
-        tape.run_on(learns - tape.state.chunk)
-        tape.learn(first + request.num_frames // size - learns)
-        return tape.rollout(start=first * size, first_chunk=self.first_chunk)
+        learns = max(first + constant, recorder.state.chunk)
+        recorder.run_on(learns - recorder.state.chunk)
+        recorder.learn(first + request.num_frames // size - learns)
+        return recorder.rollout(start=first * size, first_chunk=self.first_chunk)

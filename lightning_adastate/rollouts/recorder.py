@@ -52,7 +52,7 @@ class RolloutRecorder:
         return torch.cat(self._clean, dim=1)
 
     def put(self, latents_BFCHW: Tensor) -> None:
-        """Put frames before the next ones that are not this tape's own."""
+        """Put frames before the next ones that are not this recorder's own."""
         self._scored.append(latents_BFCHW)
         self._clean.append(latents_BFCHW)
 
@@ -120,17 +120,17 @@ class RolloutRecorder:
         """
         request = self.request
         video = torch.cat(self._scored, dim=1)[:, start : start + request.num_frames]
-        given, silent = max(0, self.given_frames - start), 0
+        given, unscored = max(0, self.given_frames - start), 0
         if start and first_chunk != "learned":
             old = self.streamer.schedule.chunk_frames
             clean = self.clean()
             image, _ = image_latent(request.codec, clean[:, : start + 1], request.codec.empty())
             video = torch.cat([image, clean[:, start + 1 : start + old], video[:, old:]], dim=1)
-            given, silent = (max(given, old), 0) if first_chunk == "given" else (given, old)
+            given, unscored = (max(given, old), 0) if first_chunk == "given" else (given, old)
         recomputes = [each._replace(first=each.first - start) for each in self._recomputes]
         text = self.state.texts_PBSD[self.state.prompt]
         return Rollout(
-            video, text, self.exit_step, given, silent, tuple(recomputes), persistent_state
+            video, text, self.exit_step, given, unscored, tuple(recomputes), persistent_state
         )
 
     def _advance(self, chunk: Chunk) -> None:

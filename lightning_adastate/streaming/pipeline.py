@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -25,6 +26,18 @@ class VideoChunk:
     chunk: Chunk
     video_BFCHW: Tensor
     state: StreamState
+
+
+@contextlib.contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Have a module in evaluation mode for a while, as streaming wants it; every part gets its own mode back."""
+    modes = {each: each.training for each in module.modules()}
+    module.eval()
+    try:
+        yield
+    finally:
+        for each, mode in modes.items():
+            each.training = mode
 
 
 class PixelStreaming:

@@ -93,7 +93,10 @@ def unpack_stream_state(
     """
     header = json.loads(packed)
     if header["schema"] != SCHEMA_VERSION:
-        raise ValueError(f"{name} has schema {header['schema']}, expected {SCHEMA_VERSION}")
+        raise ValueError(
+            f"{name} has schema {header['schema']}, expected {SCHEMA_VERSION}: another version of this package "
+            "saved it; go on with that one, or begin a new stream"
+        )
     _check_fingerprint(header["fingerprint"], fingerprint, name)
     frames = {
         name: _frames(tensors, name, frame_indices)

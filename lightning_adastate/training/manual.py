@@ -113,12 +113,11 @@ class ManualModule(StreamModule, ABC):
         """Clip an optimiser's gradients; return their norm before.
 
         Raises:
-            NonFiniteError: If it is not finite. Under 16-bit mixed precision the scaler skips such steps.
+            NonFiniteError: If it is not finite.
         """
         norm = gradient_norm(optimizer)
         whole = full_tensor(norm)
-        if scaler_of(self) is None:
-            check_gradients(self, whole, parameters_of(optimizer))
+        check_gradients(self, whole, parameters_of(optimizer))
         clip_gradients(optimizer, self.clip_norm, norm)
         return whole
 
@@ -136,6 +135,17 @@ class ManualModule(StreamModule, ABC):
         optimizer = optimizers[index]
         assert isinstance(optimizer, Optimizer)
         return optimizer
+
+    def on_fit_start(self) -> None:
+        """Refuse 16-bit mixed precision, whose scaled gradients nobody unscales where a stage steps by itself.
+
+        Raises:
+            ValueError: Naming what to take instead.
+        """
+        if scaler_of(self) is not None:
+            raise ValueError(
+                "`trainer.precision` 16-mixed scales gradients, and our stages step by themselves; use bf16-mixed"
+            )
 
     def on_train_batch_start(self, batch: object, batch_idx: int) -> None:
         """Put back the gradients a checkpoint held."""

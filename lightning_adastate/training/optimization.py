@@ -87,9 +87,12 @@ def build_optimizer(
         lr_scheduler: Makes the schedule; ``None`` keeps the learning rate.
 
     Raises:
-        ValueError: If the schedule waits for a metric.
+        ValueError: If a learning rate is not positive, or the schedule waits for a metric.
     """
     built = optimizer([parameter for parameter in parameters if parameter.requires_grad])
+    rates = [group["lr"] for group in built.param_groups]
+    if not all(rate > 0.0 for rate in rates):
+        raise ValueError(f"`lr` must be positive, got {min(rates)}: nothing would be learnt")
     # Autocast keeps cast weights until the training step ends, and we go on within it.
     built.register_step_post_hook(lambda *_: torch.clear_autocast_cache())
     schedule = (lr_scheduler or WarmupDecay)(built)

@@ -346,7 +346,7 @@ class SelfForcing(PersistentStreamModule):
     def reweight(
         self, weights_BF: Tensor, video_BFCHW: Tensor, *, unscored_frames: int = 0
     ) -> Tensor:
-        """Hand the frame weights to the callbacks; silent frames get none."""
+        """Hand the frame weights to the callbacks; unscored frames get none."""
         trainer = trainer_of(self)
         callbacks = [] if trainer is None else trainer.callbacks  # type: ignore[attr-defined]
         return apply_frame_weights(
