@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from safetensors.torch import load_file
 
 import lightning_adastate
@@ -85,3 +86,51 @@ def test_what_a_checkpoint_streams_is_its_average(workplace):
     assert written.keys() == names["module"].streamer.backbone.state_dict().keys()
     for name, tensor in written.items():
         assert torch.equal(saved[f"generator_ema.backbone.{name}"], tensor)
+
+
+@pytest.mark.parametrize("how", ["recipe", "class"])
+def test_a_checkpoint_brings_its_critic(workplace, how):
+    """It is built in `setup`, after the weights were loaded: it would start anew without a word."""
+    path = workplace[0] / "two.ckpt"
+    module = (
+        load_recipe(path).module if how == "recipe" else SelfForcing.load_from_checkpoint(path)
+    )
+    module.setup("validate")
+    saved = torch.load(path, weights_only=True)["state_dict"]
+    assert sum(name.startswith("critic.") for name in saved) > 100
+    for name, tensor in module.critic.state_dict().items():
+        assert torch.equal(saved[f"critic.{name}"], tensor), name
+
+
+def test_a_critic_of_another_kind_is_refused(workplace, tmp_path):
+    saved = torch.load(workplace[0] / "two.ckpt", weights_only=True)
+    weights = saved["state_dict"]
+    weights["critic.other"] = torch.zeros(1)
+    torch.save(saved, tmp_path / "other.ckpt")
+    module = SelfForcing.load_from_checkpoint(tmp_path / "other.ckpt")
+    with pytest.raises(ValueError, match=r"critic is another network, see critic\.other"):
+        module.setup("validate")
+
+
+def without_its_first_weights(folder, tmp_path, *, base=True):
+    """The checkpoint of a run whose file of first weights is gone; perhaps itself without a parameter."""
+    saved = torch.load(folder / "two.ckpt", weights_only=True)
+    config = yaml.safe_load(saved["config"])
+    config["model"]["init_args"]["weights"] = str(tmp_path / "gone.safetensors")
+    saved["config"] = yaml.safe_dump(config)
+    if not base:
+        del saved["state_dict"]["generator.backbone.head.modulation"]
+    torch.save(saved, tmp_path / "moved.ckpt")
+    return tmp_path / "moved.ckpt"
+
+
+@pytest.mark.parametrize("load", [load_recipe, SelfForcing.load_from_checkpoint])
+def test_a_checkpoint_outlives_the_weights_it_began_with(workplace, tmp_path, load):
+    load(without_its_first_weights(workplace[0], tmp_path))
+
+
+@pytest.mark.parametrize("load", [load_recipe, SelfForcing.load_from_checkpoint])
+def test_lost_weights_that_a_checkpoint_does_not_hold_are_named(workplace, tmp_path, load):
+    path = without_its_first_weights(workplace[0], tmp_path, base=False)
+    with pytest.raises(ValueError, match=r"gone\.safetensors', which are not there any more"):
+        load(path)

@@ -65,6 +65,11 @@ def read_case(path: str) -> dict[str, Tensor]:
     except (OSError, SafetensorError) as error:
         raise ValueError(f"cannot read the case {path!r}: {error}") from error
     absent = [name for name in ("noise", "latents") if name not in tensors]
+    absent += [
+        f"{n[:-1]}v"
+        for n in tensors
+        if re.fullmatch(r"(cache0\..*\.|kv0_)k", n) and f"{n[:-1]}v" not in tensors
+    ]
     if absent or not any(name == "text" or name.startswith("text.") for name in tensors):
         raise ValueError(f"the case {path!r} lacks {', '.join(absent) or '`text`'}")
     strange = [

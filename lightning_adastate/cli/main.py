@@ -25,6 +25,7 @@ HARMLESS = (
     ".*in eval mode at the start of training.*",  # teacher, average and codec are meant to be
     ".*manual optimization and every_n_train_steps.*",  # the state after the step is what we want
     ".*smaller than the logging interval.*",
+    ".*dirpath has changed.*",  # a resumed run writes to a folder of its own
     ".*set_vital.*",  # torch's, about torchdata
 )
 """Warnings of libraries that no user of ours can act on."""

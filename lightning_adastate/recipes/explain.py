@@ -17,6 +17,9 @@ from lightning_adastate.recipes.private_hooks import option_strings, option_type
 EXAMPLES = {"replay": "replay/longlive", "compare": "toy/compare"}
 """Shipped recipes of the verbs that do not take a training recipe."""
 
+COMPARE_ONLY = ("anchors", "arms", "world", "episodes", "horizons")
+"""Options that only ``compare`` has."""
+
 
 @contextlib.contextmanager
 def in_sentences(parser: ArgumentParser) -> Iterator[None]:
@@ -51,6 +54,10 @@ def explain(message: str, parser: ArgumentParser) -> str:
         return f"there is no config file {name!r}; shipped are {', '.join(names)}{nearest(name, names)}"
     if found := re.match(r"the following arguments are required: (.*)", message):
         missing = re.sub(r"\b(fit|validate|test|predict|generate)\.", "", found[1])
+        if missing.split(".")[0] not in ("model", "config"):
+            return f"{missing} must be given: " + ", ".join(
+                f"--{n} ..." for n in missing.split(", ")
+            )
         return f"{missing} must be given; name a recipe with --config, for example {example}"
     if message.startswith("Problems parsing config:"):
         return "the config is no valid YAML: " + " ".join(message.split()[3:])
@@ -78,6 +85,10 @@ def _not_accepted(key: str, known: Sequence[str], example: str) -> str:
             f"name a recipe of this verb, for example {example}"
         )
     heads = sorted({name.split(".")[0] for name in known})
+    if parts[0] in COMPARE_ONLY and parts[0] not in heads:
+        return (
+            f"`{parts[0]}` belongs to `compare`; name a recipe of this verb, for example {example}"
+        )
     below = [name for name in known if name.startswith(f"{parts[0]}.")]
     hint = nearest(key, below) if parts[0] in heads else nearest(parts[0], heads)
     return f"there is no option {key!r}{hint}"

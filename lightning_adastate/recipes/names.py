@@ -7,6 +7,9 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent.parent
 
+WEIGHTS = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
+"""Endings of files that hold weights."""
+
 CONFIG_OPTIONS = ("-c", "--config")
 """Options whose value is a configuration file."""
 
@@ -35,9 +38,10 @@ def config_file(name: str) -> Path:
     """Return the file meant by ``name``.
 
     Raises:
-        ValueError: If there is none; shipped names are listed.
+        ValueError: If there is none, where shipped names are listed, or it holds weights.
     """
     found = find_config(name)
+    _check_text(found)
     if found is None:
         raise ValueError(f"there is no config {name!r}; shipped are {', '.join(recipe_names())}")
     return found
@@ -64,12 +68,26 @@ def resolve_arguments(args: Sequence[str]) -> list[str]:
 def _resolve(option: str, value: str) -> str:
     if option in CONFIG_OPTIONS:
         found = find_config(value)
+        _check_text(found)
     elif option.startswith(COMPONENT_PREFIXES) and ("/" in value or value.endswith(".yaml")):
         found = find_config(value)
         found = found if found is not None and _is_component(found) else None
     else:
         return value
     return value if found is None else str(found)
+
+
+def _check_text(path: Path | None) -> None:
+    """Refuse weights where a configuration is wanted.
+
+    Raises:
+        ValueError: Naming the file, and where its configuration is.
+    """
+    if path is not None and path.suffix in WEIGHTS:
+        raise ValueError(
+            f"{str(path)!r} holds weights, no configuration: give the config.yaml beside the run's checkpoints, "
+            "and the weights as --ckpt_path; from Python, `load_recipe` builds from a checkpoint"
+        )
 
 
 def _is_component(path: Path) -> bool:

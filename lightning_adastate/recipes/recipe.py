@@ -21,6 +21,7 @@ from lightning_adastate.recipes.loading import import_families
 from lightning_adastate.recipes.names import config_file, resolve_arguments
 from lightning_adastate.recipes.parser import SentenceParser
 from lightning_adastate.training.base import StreamModule
+from lightning_adastate.training.checkpoint_weights import check_replaced, lost_file
 from lightning_adastate.training.configuration import config_text, read_checkpoint
 from lightning_adastate.training.networks import built_in
 
@@ -69,9 +70,13 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """
     import_families()
     checkpoint: Mapping[str, object] | None = None
+    lost = None
     if Path(recipe).suffix == ".ckpt":
         checkpoint = read_checkpoint(recipe)
         stored = yaml.safe_load(config_text(checkpoint, recipe))
+        lost = lost_file(stored["model"].get("init_args", {}).get("weights"))
+        if lost is not None:
+            stored["model"]["init_args"]["weights"] = None
         config = yaml.safe_dump({key: stored[key] for key in GROUPS if key in stored})
     else:
         config = str(config_file(str(recipe)))
@@ -82,8 +87,9 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if checkpoint is not None:
         weights = checkpoint["state_dict"]
         assert isinstance(weights, dict)
-        built.module.check_weights(weights)
-        built.module.load_state_dict(weights, strict=False)
+        if parsed.model.init_args.get("weights") is None:
+            check_replaced(built.module, weights, lost)
+        built.module.load_weights(weights)
     return built
 
 

@@ -81,6 +81,9 @@ class PixelStreaming:
             start_video_BFCHW: Pixels the streams continue, ``[B, F, 3, H, W]`` in [0, 1].
             timeline: Prompt switches, flushes and cuts.
             later_prompts: Prompts 1, 2, ... of the timeline, one per stream each.
+
+        Raises:
+            ValueError: If prompts are no list, or what ``Streamer.start`` refuses.
         """
         streamer = self.streamer
         state = streamer.start(
@@ -143,6 +146,10 @@ class PixelStreaming:
     @torch.no_grad()
     def encode_text(self, prompts: Sequence[str]) -> Tensor:
         """Return text embeddings ``[B, S, D]`` on the streamer's device."""
+        if isinstance(prompts, str):
+            raise ValueError(  # noqa: TRY004, as every other mistake here
+                f"prompts are a list, one per stream; write [{prompts!r}]"
+            )
         embedded: Tensor = self.text_encoder(list(prompts))
         return embedded.to(self.device)
 

@@ -72,7 +72,11 @@ def place_frames(
     num_state: int = 0,
     event: Event | None = None,
 ) -> Plan:
-    """Ask the anchor what it shows and the cache where everything stands."""
+    """Ask the anchor what it shows and the cache where everything stands.
+
+    Raises:
+        ValueError: If the anchor shows more frames than it has room for.
+    """
     cached_frame_indices = tuple(
         frame_index for block in retained for frame_index in block.frame_indices
     )
@@ -80,6 +84,11 @@ def place_frames(
     anchor_frame_indices = tuple(
         frame_index for part in shown for frame_index in part.frame_indices
     )
+    if len(anchor_frame_indices) > anchor.num_frames:
+        raise ValueError(
+            f"{type(anchor).__name__}.read shows {len(anchor_frame_indices)} frames, and its `num_frames` is "
+            f"{anchor.num_frames}: memory would grow; let `absorb` keep no more than `read` may show"
+        )
     frames = WindowFrames(
         anchor_frame_indices, num_state, cached_frame_indices, live_frame_indices
     )

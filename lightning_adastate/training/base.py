@@ -27,6 +27,11 @@ from lightning_adastate.schedules import Schedule
 from lightning_adastate.streaming.pipeline import PixelStreaming
 from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.text import TextEncoder
+from lightning_adastate.training.checkpoint_weights import (
+    FROZEN,
+    check_weights,
+    waiting_weights,
+)
 from lightning_adastate.training.configuration import (
     CONFIG_KEY,
     build_module,
@@ -36,10 +41,7 @@ from lightning_adastate.training.configuration import (
 from lightning_adastate.training.sharding import data_mesh, shard_networks
 from lightning_adastate.training.trainers import allow_unused_parameters, trainer_of
 from lightning_adastate.types import VideoBatch
-from lightning_adastate.weights.loading import check_finite, load_anchor, load_into
-
-FROZEN = ("codec.", "text_encoder.", "teacher.", "teacher_placement.")
-"""Modules that are not saved: their weights come from where the configuration says."""
+from lightning_adastate.weights.loading import load_anchor, load_into
 
 
 class StreamModule(LightningModule, PixelStreaming):
@@ -102,6 +104,7 @@ class StreamModule(LightningModule, PixelStreaming):
         self.codec = codec.eval().requires_grad_(requires_grad=False)
         self.text_encoder = text_encoder.eval().requires_grad_(requires_grad=False)
         self.frame_size = frame_size
+        self.waiting_weights: dict[str, Tensor] = {}
         self.register_state_dict_post_hook(_leave_out_frozen)  # type: ignore[no-untyped-call]
 
     def configure_model(self) -> None:
@@ -163,27 +166,8 @@ class StreamModule(LightningModule, PixelStreaming):
         Raises:
             ValueError: Naming the first tensor that does not fit, and the remedy.
         """
-        own = {name: tensor for name, tensor in self.state_dict().items() if _is_saved(name)}
-        theirs = {name: tensor for name, tensor in weights.items() if _is_saved(name)}
         trainer = trainer_of(self)
-        training = trainer is not None and trainer.training
-        parts = {name for name, _ in self.named_children()}
-        extra = [n for n in theirs if training or n.partition(".")[0] in parts]
-        problems = {
-            "lacks": sorted(own.keys() - theirs.keys()),
-            "also has": sorted(set(extra) - own.keys()),
-            "has another shape of": sorted(
-                n for n in own.keys() & theirs.keys() if own[n].shape != theirs[n].shape
-            ),
-        }
-        found = [f"{what} {names[0]}" for what, names in problems.items() if names]
-        if found:
-            raise ValueError(
-                f"the checkpoint is not of this model: it {' and '.join(found)}; resume with the "
-                "configuration it was made with, or take its generator alone with `model.weights`"
-            )
-        for name, tensor in weights.items():
-            check_finite(tensor, name, "the checkpoint is")
+        check_weights(self, weights, training=trainer is not None and trainer.training)
 
     @classmethod
     def load_from_checkpoint(  # type: ignore[override]
@@ -215,17 +199,30 @@ class StreamModule(LightningModule, PixelStreaming):
         del hparams_file, weights_only
         device = "cpu" if map_location is None else map_location
         checkpoint = read_checkpoint(checkpoint_path, device)
+        weights = checkpoint["state_dict"]
+        assert isinstance(weights, dict)
         if CONFIG_KEY in checkpoint or not kwargs:
             text = config_text(checkpoint, checkpoint_path)
-            module = build_module(cls, text, kwargs)
+            module = build_module(cls, text, kwargs, weights)
             module.recipe_text = text
         else:
             module = cls(**kwargs)
-        module.on_load_checkpoint(checkpoint)
-        weights = checkpoint["state_dict"]
-        assert isinstance(weights, dict)
-        module.load_state_dict(weights, strict=cls.strict_loading if strict is None else strict)
+        module.load_weights(weights, strict=cls.strict_loading if strict is None else strict)
         return module.to(device)
+
+    def load_weights(self, weights: Mapping[str, Tensor], *, strict: bool = False) -> None:
+        """Load the weights of a checkpoint; those of networks that ``setup`` builds wait for them.
+
+        Args:
+            weights: Tensors by name, as in a checkpoint's ``state_dict``.
+            strict: Whether every name must be there.
+
+        Raises:
+            ValueError: If they are of another model.
+        """
+        self.check_weights(weights)
+        self.load_state_dict(weights, strict=strict)
+        self.waiting_weights = waiting_weights(self, weights)
 
     # -- predicting -----------------------------------------------------------------------------
 
@@ -277,11 +274,6 @@ def _leave_out_frozen(
     del module, metadata
     for name in [name for name in weights if name.removeprefix(prefix).startswith(FROZEN)]:
         del weights[name]
-
-
-def _is_saved(name: str) -> bool:
-    """Tell weights that every checkpoint of a model has; an anchor's own go with the anchor."""
-    return not name.startswith(FROZEN) and ".anchor." not in name
 
 
 def frozen_copy(streamer: Streamer) -> Streamer:

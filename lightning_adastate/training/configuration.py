@@ -11,6 +11,9 @@ import torch
 import yaml
 from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from lightning_adastate.training.checkpoint_weights import check_replaced, lost_file
 
 CONFIG_KEY = "config"
 """Where the configuration stands in a checkpoint."""
@@ -50,13 +53,16 @@ def config_text(checkpoint: Mapping[str, object], path: str | Path) -> str:
     return str(checkpoint[CONFIG_KEY])
 
 
-def build_module(kind: type[Module], text: str, changes: Mapping[str, object]) -> Module:
+def build_module(
+    kind: type[Module], text: str, changes: Mapping[str, object], weights: Mapping[str, Tensor]
+) -> Module:
     """Build the module that a configuration describes.
 
     Args:
         kind: The class it must be of.
         text: The configuration, YAML, with full import paths.
         changes: Arguments that replace the configured ones.
+        weights: The checkpoint's, which will replace those of the configured file: it may be gone.
 
     Raises:
         ValueError: If it is of another class, or no longer fits.
@@ -64,13 +70,18 @@ def build_module(kind: type[Module], text: str, changes: Mapping[str, object]) -
     model = yaml.safe_load(text)["model"]
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningModule, "model")
-    plain = {**model, "init_args": {**model.get("init_args", {}), **changes}}
+    arguments = {**model.get("init_args", {}), **changes}
+    lost = lost_file(arguments.get("weights"))
+    if lost is not None:
+        arguments["weights"] = None
     try:
         built: LightningModule = parser.instantiate_classes(
-            parser.parse_object({"model": plain})
+            parser.parse_object({"model": {**model, "init_args": arguments}})
         ).model
-    except ArgumentError as error:
-        raise ValueError(f"the checkpoint's configuration no longer fits: {error}") from error
+    except (ArgumentError, ValueError) as error:
+        said = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise ValueError(f"the checkpoint's configuration no longer fits: {said[-1]}") from None
+    check_replaced(built, weights, lost)
     if isinstance(built, kind):
         return built
     raise ValueError(f"the checkpoint is of a {type(built).__name__}, not of a {kind.__name__}")

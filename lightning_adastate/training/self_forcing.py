@@ -22,6 +22,7 @@ from lightning_adastate.rollouts import FreshRollouts, Request, Rollout, Rollout
 from lightning_adastate.rollouts.base import denoise_count
 from lightning_adastate.schedules import Schedule
 from lightning_adastate.streaming.streamer import KVGradient
+from lightning_adastate.training.checkpoint_weights import fill_network
 from lightning_adastate.training.chunkwise import Backward, check_gradients, chunk_losses
 from lightning_adastate.training.manual import check_least
 from lightning_adastate.training.networks import (
@@ -161,6 +162,7 @@ class SelfForcing(PersistentStreamModule):
         wide = next(backbone.parameters()).dtype
         self.critic = build_network(self.build_critic, teacher, self.critic_weights, dtype=wide)
         self.critic.requires_grad_(requires_grad=True)
+        fill_network(self.critic, self.waiting_weights, "critic")
         sharded = self.device_mesh is not None
         self.teacher_placement = place(
             teacher, self.teacher_dtype, offload=self.teacher_offload, sharded=sharded

@@ -103,10 +103,45 @@ def test_a_tensor_that_is_not_compared_is_refused(tmp_path):
         replay("longlive", case)
 
 
+@pytest.mark.parametrize(
+    "name", ["drawn.999", "states", "state_noise", "cache0.chunk11.k", "cache0.recache06.k"]
+)
+def test_a_known_tensor_without_a_place_is_not_called_within(name, tmp_path, capsys):
+    extra = {name: torch.zeros(1, 1, 1, 1, 1), "state_chunks": torch.zeros(0)}
+    if name.startswith("cache0"):
+        extra[name.removesuffix("k") + "v"] = torch.zeros(1)
+    if name != "states":
+        del extra["state_chunks"]
+    assert replay("longlive", changed(tmp_path, tensors=extra)) == 1
+    out = capsys.readouterr().out
+    assert "NOT COMPARED" in out
+    assert name in out
+
+
+def test_what_a_prompt_switch_encodes_anew_is_compared(tmp_path, capsys):
+    assert replay("longlive", f"{CASE}.safetensors") == 0
+    assert "re-encoded cache (12 frames) k" in capsys.readouterr().out
+    keys = load_file(f"{CASE}.safetensors")["cache0.recache07.k"]
+    case = changed(tmp_path, tensors={"cache0.recache07.k": keys + 0.1})
+    assert replay("longlive", case) == 1
+
+
+def test_slots_without_a_name_are_refused(tmp_path):
+    names = json.loads(Path(f"{CASE}.layout.json").read_text())["slots_after"]["chunk07"]
+    case = changed(tmp_path, slots={"chunk07": names[:-1]})
+    with pytest.raises(ValueError, match="names 11 slots of chunk07, the case holds 12 keys"):
+        replay("longlive", case)
+
+
+def test_keys_without_values_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"lacks kv0_v"):
+        replay("longlive", changed(tmp_path, tensors={"kv0_k": torch.zeros(1)}))
+
+
 def test_a_slot_of_unknown_name_is_refused(tmp_path):
     names = json.loads(Path(f"{CASE}.layout.json").read_text())["slots_after"]["chunk07"]
     case = changed(tmp_path, slots={"chunk07": ["x9", *names[1:]]})
-    with pytest.raises(ValueError, match="names slot 0 after chunk 7 'x9'"):
+    with pytest.raises(ValueError, match="names slot 0 of chunk07 'x9'"):
         replay("longlive", case)
 
 
