@@ -66,7 +66,12 @@ def save_tensors(
     """Write a safetensors file whole or not at all."""
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with whole_file(path) as partial:
+        partial.touch()
+        mode = (
+            partial.stat().st_mode
+        )  # the user's own, as every other file has; safetensors' is 0600
         save_file(copies, partial, metadata=dict(metadata or {}))
+        partial.chmod(mode)
 
 
 def make_folder(folder: Path) -> None:

@@ -220,6 +220,18 @@ MISTAKES = {
         ["--model.optimizer.lr=.inf"],
         ["optimizer.init_args.lr: expected a finite number, got inf"],
     ),
+    "weights as a recipe": (
+        ["--config=weights.ckpt"],
+        ["'weights.ckpt' holds weights, no configuration", "--ckpt_path"],
+    ),
+    "recipe of compare": (
+        ["--config=toy/compare"],
+        ["`anchors` belongs to `compare`; name a recipe of this verb"],
+    ),
+    "default that is infinite": (
+        ["--model.anchor=my_limits.Limited", "--model.anchor.decay=.inf"],
+        ["decay: expected a finite number, got inf"],
+    ),
     "not a number": (
         ["--model.schedule.shift=.nan"],
         ["schedule.init_args.shift: expected a finite number, got nan"],
@@ -243,6 +255,25 @@ MISTAKES = {
 }
 
 
+LIMITED = """
+from lightning_adastate.anchors import EMAAnchor
+
+
+class Limited(EMAAnchor):
+    def __init__(self, decay: float = 0.9, limit: float = float("inf")) -> None:
+        super().__init__(1, decay=decay)
+        self.limit = limit
+"""
+
+
+def test_an_authors_own_default_may_be_infinite(capsys):
+    Path("my_limits.py").write_text(LIMITED)
+    anchor = "--model.anchor=my_limits.Limited"
+    assert main(["fit", "--config=base.yaml", anchor, "--print_config"]) == 0
+    assert "limit: .inf" in capsys.readouterr().out
+    assert "a finite number" in complaint(capsys, anchor, "--model.anchor.limit=-.inf")
+
+
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_a_mistake_is_one_sentence(mistake, capsys):
     args, expected = MISTAKES[mistake]
@@ -252,6 +283,7 @@ def test_a_mistake_is_one_sentence(mistake, capsys):
     Path("trainer.yaml").write_text("trainer: {max_step: {}}")
     Path("argument.yaml").write_text("model: {init_args: {anchor: {init_args: {decoy: {}}}}}")
     Path("empty.yaml").touch()
+    Path("my_limits.py").write_text(LIMITED)
     Path("corrupt.safetensors").write_bytes(b"x" * 100)
     torch.save({"weight": torch.zeros(3)}, "weights.ckpt")
     Path("cut.ckpt").write_bytes(Path("weights.ckpt").read_bytes()[:200])

@@ -1,6 +1,7 @@
 """Predicted memory is that of real tensors in the same run, for every stage, known or not."""
 
 import copy
+import signal
 import sys
 from functools import partial
 from pathlib import Path
@@ -233,6 +234,23 @@ def test_a_rehearsal_changes_nothing():
     assert all(p.grad is None for p in module.parameters())
     for name, tensor in module.state_dict().items():
         torch.testing.assert_close(tensor, before[name], rtol=0, atol=0)
+
+
+def test_a_rehearsal_can_be_stopped_as_any_program(monkeypatch):
+    """A training takes signals to save what it has; here there is nothing to save, and minutes to wait for."""
+    module = distilled()
+    heard = []
+    step = type(module).training_step
+
+    def listening(*args):
+        heard.append(signal.getsignal(signal.SIGINT))
+        return step(*args)
+
+    monkeypatch.setattr(type(module), "training_step", listening)
+    before = signal.getsignal(signal.SIGINT)
+    fit_of(module)
+    assert heard
+    assert set(heard) == {before}
 
 
 def test_a_shortened_copy_does_not_copy_what_is_long():

@@ -64,3 +64,16 @@ def test_a_pass_after_a_step_sees_the_weights_after_it():
         before.sum().backward()
         optimizer.step()
         assert not torch.equal(layer(x), before)
+
+
+def test_scaled_gradients_are_refused(tmp_path):
+    """Our stages step by themselves: nobody would unscale before the norm is clipped."""
+    with pytest.raises(ValueError, match="use bf16-mixed"):
+        fit(tmp_path, "16-mixed", callbacks=[Scales()])
+
+
+class Scales(Callback):
+    """Gives the trainer, which has no scaler on a CPU, the one that it has on a GPU."""
+
+    def setup(self, trainer, pl_module, stage):
+        trainer.precision_plugin.scaler = torch.amp.GradScaler("cpu")

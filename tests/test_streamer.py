@@ -18,7 +18,7 @@ from lightning_adastate.caches import RelativisticCache, SlidingCache
 from lightning_adastate.flow import add_noise
 from lightning_adastate.noise import NoiseKey, RecordedNoise
 from lightning_adastate.streaming.streamer import StreamBuffers
-from lightning_adastate.types import Event
+from lightning_adastate.types import KV, Event
 
 ANCHORS = {
     "none": lambda: StaticAnchor(0),
@@ -323,3 +323,19 @@ def test_bad_streams_are_refused():
         streamer(cache=RelativisticCache(window_frames=2))
     with pytest.raises(ValueError, match="expected given latents of"):
         model.step(begin(model), given_BFCHW=torch.randn(1, 2, *LATENT))
+
+
+class TooMany(StaticAnchor):
+    """Keeps and shows everything: its memory grows for as long as the stream goes on."""
+
+    def absorb(self, contents, evicted, retained):
+        return {"sink": KV.cat([*contents.values(), evicted])}
+
+
+def test_an_anchor_that_shows_more_than_it_may_is_named():
+    model = streamer(TooMany(3), cache=RelativisticCache(window_frames=4), chunk_frames=1)
+    seen = []
+    with pytest.raises(
+        ValueError, match=r"TooMany.read shows 4 frames, and its `num_frames` is 3"
+    ):
+        seen.extend(model.stream(begin(model), 20))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lightning_adastate.generation.generate import Generation
@@ -123,6 +125,15 @@ class CLI(LightningCLI):
         config.data = None
         config.trainer.callbacks = None
         config.trainer.logger = False
+
+    def after_fit(self) -> None:
+        """Say where the weights are, and how they are streamed."""
+        keeper = self.trainer.checkpoint_callback
+        if not isinstance(keeper, ModelCheckpoint) or not self.trainer.is_global_zero:
+            return
+        if saved := keeper.last_model_path or keeper.best_model_path:
+            path = os.path.relpath(saved)
+            print(f"written to {path}; `generate` streams it with --ckpt_path {path}")
 
     def generate(self, model: StreamModule, **options: Any) -> None:
         """Stream."""

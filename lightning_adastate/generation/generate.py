@@ -151,6 +151,7 @@ def _generate(module: PixelStreaming, generation: Generation) -> int:
             if stop.asked:
                 break
         outputs.finish(fingerprint)
+    print("written to " + ", ".join(map(str, outputs.paths)))
     return INTERRUPTED if stop.asked else 0
 
 

@@ -73,6 +73,12 @@ class StreamOutputs:
             self._discard()
             raise
 
+    @property
+    def paths(self) -> list[Path]:
+        """Return the files that are there after ``finish``."""
+        streams = [one.path for one in self.videos] + [one.path for one in self.latents]
+        return streams if self.state_path is None else [*streams, Path(self.state_path)]
+
     def append(self, piece: VideoChunk) -> None:
         """Write one chunk of every stream."""
         for row, video in enumerate(self.videos):

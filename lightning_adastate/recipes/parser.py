@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import math
 import os
 import sys
@@ -45,8 +47,11 @@ class SentenceParser(StrictParser):
             parsed = super().parse_args(args, namespace, **kwargs)
         finally:
             _parsing.reset(before)
-        for key, value in _numbers(parsed) if outermost else ():
-            if not math.isfinite(value) and key.rpartition(".")[2] not in MAY_BE_INFINITE:
+        for key, value, class_path in _numbers(parsed) if outermost else ():
+            name = key.rpartition(".")[2]
+            if math.isfinite(value) or name in MAY_BE_INFINITE:
+                continue
+            if not _is_default(class_path, name, value):
                 self.error(f"{key}: expected a finite number, got {value}")
         return parsed
 
@@ -60,15 +65,31 @@ class SentenceParser(StrictParser):
         raise SystemExit(2)
 
 
-def _numbers(config: object, above: str = "") -> Iterator[tuple[str, float]]:
-    """Yield every float in a configuration, with its key."""
+def _numbers(
+    config: object, above: str = "", class_path: str = ""
+) -> Iterator[tuple[str, float, str]]:
+    """Yield every float in a configuration, with its key and the class it is for."""
     if isinstance(config, Namespace):
         config = vars(config)
     if isinstance(config, float):
-        yield above, config
+        yield above, config, class_path
     elif isinstance(config, Mapping):
+        owner = config.get("class_path")
         for name, value in config.items():
-            yield from _numbers(value, f"{above}.{name}" if above else str(name))
+            inside = owner if owner and name == "init_args" else class_path
+            yield from _numbers(value, f"{above}.{name}" if above else str(name), inside)
     elif isinstance(config, (list, tuple)):
         for value in config:
-            yield from _numbers(value, above)
+            yield from _numbers(value, above, class_path)
+
+
+def _is_default(class_path: str, name: str, value: float) -> bool:
+    """Whether a class gives an argument this value by itself: what its author chose is no mistake."""
+    module, _, short = class_path.rpartition(".")
+    kind = getattr(importlib.import_module(module), short, None) if module else None
+    for base in getattr(kind, "__mro__", ()):
+        if "__init__" in vars(base):
+            known = inspect.signature(base.__init__).parameters
+            if name in known:
+                return bool(known[name].default == value)
+    return False

@@ -45,3 +45,8 @@ def test_what_cannot_be_measured_is_refused_and_leaves_nothing(tmp_path, capsys,
     assert main([*RECIPE, "--prompts=west", *asked, f"--output={out}"]) == 1
     assert sentence in capsys.readouterr().err
     assert not out.exists()
+
+
+def test_prompts_that_are_not_there_are_asked_for(capsys):
+    assert main(RECIPE) == 2
+    assert capsys.readouterr().err == "error: prompts must be given: --prompts ...\n"

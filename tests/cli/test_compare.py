@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+from safetensors.torch import save_file
 
 from lightning_adastate.__main__ import main
+from lightning_adastate.weights import load_weights
 
 SMALL = [
     "--config=toy/compare",
@@ -90,3 +92,13 @@ arms:
     assert scores["none"] == scores["same"]
     assert {row[0] for row in rows} == {"none", "same", "repeated", "rolling"}
     assert scores["none"] != [row[1:] for row in rows if row[0] == "repeated"]
+
+
+def test_an_arm_that_streams_no_numbers_is_named(capsys):
+    """Finite weights that overflow; scores of NaN would be rows of the table, and the exit code 0."""
+    weights = load_weights("toy/generator.safetensors")
+    weights["head.head.weight"] *= 1e38
+    save_file(weights, "broken.safetensors")
+    arms = "--arms={fine: {}, broken: {weights: broken.safetensors}}"
+    assert main(["compare", "--config=toy/compare", *SMALL[3:], arms, "--anchors={}"]) == 1
+    assert "the videos of arm 'broken' are not finite" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """generate: what is streamed is exact, and nothing is ever half written."""
 
+import copy
 import functools
 import re
 import sys
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_cli import ANCHOR, BASE
 
 from lightning_adastate import load_module
@@ -508,6 +509,7 @@ from lightning_adastate.anchors import StaticAnchor
 
 class DivergingAnchor(StaticAnchor):
     def absorb(self, contents, evicted, retained):
+        evicted = evicted.frames(evicted.num_frames - self.num_frames)
         return {"sink": replace(evicted, value_LBFTND=evicted.value_LBFTND * float("nan"))}
 """
 
@@ -527,3 +529,43 @@ def test_a_stream_that_is_not_finite_stops_and_what_was_written_is_whole(decode,
     )
     assert load_file("a.safetensors")["latents"].shape[1] == 6
     assert len(read_video("a.mp4")) == 6
+
+
+def test_a_stream_that_begins_with_nan_leaves_nothing():
+    """The weights are it themselves: there is nothing whole, and the state would carry it on."""
+    model = copy.deepcopy(module())
+    with torch.no_grad():
+        for parameter in model.streamer.backbone.head.parameters():
+            parameter.fill_(torch.nan)
+    names = {"output": "a.mp4", "latents": "a.safetensors", "state_out": "s.safetensors"}
+    with pytest.raises(ValueError, match=r"chunk 0 are not finite; nothing was written"):
+        generate(model, Generation("drifting west", num_chunks=3, **names))
+    assert files() == set()
+
+
+def test_weights_may_be_named_from_python_and_modes_are_left_alone():
+    weights = {n: 1.01 * w for n, w in module().streamer.backbone.state_dict().items()}
+    save_file(weights, "mine.safetensors")
+    plain, other = module(), copy.deepcopy(module())
+    other.train()
+    inside = other.streamer.backbone.blocks[0].eval()
+    for model, chosen, name in ((plain, None, "a"), (other, "mine.safetensors", "b")):
+        options = {"output": None, "latents": f"{name}.safetensors"}
+        assert generate(model, Generation("drifting west", weights=chosen, **options)) == 0
+    one, two = (load_file(f"{name}.safetensors")["latents"] for name in "ab")
+    assert not torch.equal(one, two)
+    assert other.streamer.backbone.training
+    assert not inside.training
+
+
+def test_a_run_says_what_it_wrote(capsys):
+    options = {"output": "a.mp4", "latents": "a.safetensors", "state_out": "s.safetensors"}
+    assert generate(module(), Generation("drifting west", num_chunks=1, **options)) == 0
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said == "written to a.mp4, a.safetensors, s.safetensors"
+    assert Path("s.safetensors").stat().st_mode == Path("a.mp4").stat().st_mode
+
+
+def test_a_lone_prompt_is_no_stream_per_letter():
+    with pytest.raises(ValueError, match=r"prompts are a list, one per stream; write \['west'\]"):
+        module().open_stream("west")

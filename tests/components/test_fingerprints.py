@@ -52,6 +52,13 @@ class ForwardingAnchor(MarginAnchor):
         self.gain = gain
 
 
+class OwnDefaultAnchor(MarginAnchor):
+    """Names an argument of its parent again, and forwards the others."""
+
+    def __init__(self, margin: float = 0.2, **kwargs) -> None:
+        super().__init__(margin=margin, **kwargs)
+
+
 class Mixin:
     """Defines the constructor for the class it is mixed into."""
 
@@ -124,10 +131,13 @@ def test_equal_arguments_are_equal_however_they_are_given(one, other):
     [
         (StaticAnchor(2), MarginAnchor(2)),
         (ForwardingAnchor(margin=1), ForwardingAnchor(margin=2)),
+        (OwnDefaultAnchor(1.0), OwnDefaultAnchor(2.0)),
+        (OwnDefaultAnchor(), OwnDefaultAnchor(0.1)),
         (MixedAnchor(1.0), MixedAnchor(2.0)),
         (FewStepSchedule(), FewStepSchedule(first_chunk_frames=1)),
         (FewStepSchedule(sampler="euler"), FewStepSchedule()),
         (RelativisticCache(window_frames=6), SlidingCache(window_frames=6)),
+        (RelativisticCache(budget_frames=6), RelativisticCache(budget_frames=6, queries="end")),
         (
             ComposedAnchor([MarginAnchor(margin=1), EMAAnchor(1)]),
             ComposedAnchor([MarginAnchor(margin=2), EMAAnchor(1)]),

@@ -207,6 +207,14 @@ def test_bad_numbers_are_refused(options, message, tmp_path):
         make(write(tmp_path), **options).train_dataloader()
 
 
+def test_trajectories_that_are_no_numbers_are_not_written(tmp_path):
+    broken = latents(3)[None]
+    broken[0, 1, 0, 0] = torch.nan
+    with pytest.raises(ValueError, match="are not finite; look at the teacher's weights"):
+        write_shard(shard_path(tmp_path, 3), broken, SIGMAS, ["clip 3"], settings={"seed": 1})
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_missing_and_broken_folders_are_named(tmp_path):
     with pytest.raises(ValueError, match="make it with the verb `trajectories`"):
         make(tmp_path / "nowhere")

@@ -138,3 +138,10 @@ def test_seeds_differ_in_every_part_and_fit_a_generator():
     assert all(0 <= seed < 2**63 for seed in seeds)
     first, second = (torch.rand(3, generator=generator_of(0, "x")) for _ in range(2))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("lr", [0.0, -1e-3, float("nan")])
+def test_a_learning_rate_that_learns_nothing_is_refused(lr):
+    parameters = [torch.nn.Parameter(torch.ones(1))]
+    with pytest.raises(ValueError, match=r"lr|learning rate"):
+        build_optimizer(parameters, partial(torch.optim.AdamW, lr=lr))
