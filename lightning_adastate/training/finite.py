@@ -1,4 +1,4 @@
-"""Gradients that are not finite stop the run before anything is updated."""
+"""Gradients that are not finite stop the run before they update anything."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lightning_adastate.training.trainers import trainer_of
 
 
 class NonFiniteError(ValueError):
-    """A loss, gradient or latent that is not finite."""
+    """A gradient that is not finite."""
 
 
 def check_gradients(
@@ -43,21 +43,23 @@ def check_gradients(
     )
     first = next(named, "all gradients together")
     raise NonFiniteError(
-        f"the gradient of {first} is not finite after {module.global_step} generator steps; nothing was updated. "
+        f"the gradient of {first} is not finite after {module.global_step} generator steps; its step was not taken. "
         f"{_last_checkpoint(module)}; look at teacher, data, learning rate and precision"
     )
 
 
 def _last_checkpoint(module: LightningModule) -> str:
     trainer = trainer_of(module)
-    found = [] if trainer is None else trainer.checkpoint_callbacks
+    if trainer is None:
+        return "No checkpoint was written yet"
     paths = [
         Path(path)
-        for callback in found
+        for callback in trainer.checkpoint_callbacks
         if isinstance(callback, ModelCheckpoint)
         for path in (callback.last_model_path, callback.best_model_path)
         if path and Path(path).exists()
     ]
     if not paths:
-        return "No checkpoint was written yet"
+        begun = trainer.ckpt_path
+        return f"The run began at {begun}" if begun else "No checkpoint was written yet"
     return f"The last good checkpoint is {max(paths, key=lambda path: path.stat().st_mtime)}"

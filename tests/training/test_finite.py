@@ -41,7 +41,7 @@ def test_a_teacher_of_nan_stops_the_run_at_once(tmp_path):
         tmp_path, self_forcing(generator_interval=1), Poison(0, lambda m: m.teacher)
     )
     assert "the gradient of generator.backbone." in message
-    assert "is not finite after 0 generator steps; nothing was updated" in message
+    assert "is not finite after 0 generator steps; its step was not taken" in message
     assert "No checkpoint was written yet" in message
     assert run.global_step == 0
 
@@ -59,3 +59,13 @@ def test_the_last_good_checkpoint_is_named(tmp_path):
     assert run.global_step == 2
     assert f"The last good checkpoint is {tmp_path / 'step=2.ckpt'}" in message
     assert torch.load(tmp_path / "step=2.ckpt", weights_only=True)["global_step"] == 2
+
+
+def test_a_resumed_run_without_a_checkpoint_of_its_own_names_the_one_it_began_at(tmp_path):
+    first = trainer(tmp_path, max_steps=1)
+    first.fit(flow_matching(), ClipData())
+    first.save_checkpoint(tmp_path / "one.ckpt")
+    poison = Poison(0, lambda m: m.generator.backbone)
+    run = trainer(tmp_path, callbacks=[poison], max_epochs=3)
+    with pytest.raises(NonFiniteError, match=f"The run began at {tmp_path / 'one.ckpt'}"):
+        run.fit(flow_matching(), ClipData(), ckpt_path=tmp_path / "one.ckpt")
