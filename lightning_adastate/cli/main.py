@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
 from lightning_adastate.generation.generate import Generation
@@ -21,6 +20,7 @@ from lightning_adastate.generation.trainer import StreamTrainer
 from lightning_adastate.recipes.loading import check_checkpoint, import_families, streaming_part
 from lightning_adastate.recipes.recipe import DEFAULT_SEED, RecipeParser, build_in_format
 from lightning_adastate.training.base import StreamModule
+from lightning_adastate.training.trainers import last_checkpoint
 
 HARMLESS = (
     ".*isinstance.treespec.*",  # torch's, about Lightning
@@ -128,10 +128,8 @@ class CLI(LightningCLI):
 
     def after_fit(self) -> None:
         """Say where the weights are, and how they are streamed."""
-        keeper = self.trainer.checkpoint_callback
-        if not isinstance(keeper, ModelCheckpoint) or not self.trainer.is_global_zero:
-            return
-        if saved := keeper.last_model_path or keeper.best_model_path:
+        saved = last_checkpoint(self.trainer)
+        if saved is not None and self.trainer.is_global_zero:
             path = os.path.relpath(saved)
             print(f"written to {path}; `generate` streams it with --ckpt_path {path}")
 

@@ -108,12 +108,12 @@ def _bound_arguments(
         if parameter.kind is not parameter.VAR_KEYWORD:
             found[name] = bound.arguments[name]
             continue
-        found = _forwarded_defaults(cls) | found | bound.arguments[name]
+        found = constructor_defaults(cls) | found | bound.arguments[name]
     return found
 
 
-def _forwarded_defaults(cls: type) -> dict[str, object]:
-    """Return the defaults of the constructors that ``**kwargs`` may reach, nearest first."""
+def constructor_defaults(cls: type) -> dict[str, object]:
+    """Return the defaults of a constructor and of those that its ``**kwargs`` may reach, nearest first."""
     found: dict[str, object] = {}
     for base in [each for each in cls.__mro__ if "__init__" in each.__dict__]:
         parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]

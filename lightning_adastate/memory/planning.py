@@ -26,7 +26,7 @@ from lightning_adastate.memory.stand_ins import without_files
 from lightning_adastate.memory.watch import Record
 from lightning_adastate.recipes.explain import explain, in_sentences
 from lightning_adastate.recipes.loading import import_families, recipe_parser
-from lightning_adastate.recipes.names import config_file, resolve_arguments
+from lightning_adastate.recipes.names import recipe_arguments
 from lightning_adastate.recipes.parser import SentenceParser
 from lightning_adastate.training.base import StreamModule
 
@@ -125,9 +125,7 @@ def plan(
     import_families()
     parser = recipe_parser(exit_on_error=False)
     with in_sentences(parser):
-        asked = parser.parse_args(
-            [f"--config={config_file(recipe)}", *resolve_arguments(overrides)]
-        )
+        asked = parser.parse_args(recipe_arguments(recipe, overrides))
     return phases(parser, asked, precision, shape or Shape(), phase, device_memory)
 
 

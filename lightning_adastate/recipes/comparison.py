@@ -12,7 +12,7 @@ from lightning_adastate.evaluation.arms import Variation
 from lightning_adastate.evaluation.comparison import Compared, compare
 from lightning_adastate.recipes.explain import in_sentences
 from lightning_adastate.recipes.loading import import_families
-from lightning_adastate.recipes.names import config_file, resolve_arguments
+from lightning_adastate.recipes.names import recipe_arguments
 from lightning_adastate.recipes.parser import SentenceParser
 from lightning_adastate.training import StreamModule
 from lightning_adastate.weights import load_into
@@ -69,7 +69,7 @@ def load_comparison(config: str = "toy/compare", overrides: Sequence[str] = ()) 
         ValueError: If there is no such configuration, or it does not fit.
     """
     parser = comparison_parser(exit_on_error=False)
-    arguments = [f"--config={config_file(config)}", *resolve_arguments(overrides)]
+    arguments = recipe_arguments(config, overrides)
     with in_sentences(parser):
         return build_comparison(parser, parser.parse_args(arguments))
 

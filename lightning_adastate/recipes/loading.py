@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
 
-import torch
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule
 
 from lightning_adastate.recipes.explain import in_sentences
-from lightning_adastate.recipes.names import config_file, resolve_arguments
+from lightning_adastate.recipes.names import recipe_arguments
 from lightning_adastate.recipes.parser import SentenceParser
 from lightning_adastate.training.base import StreamModule
+from lightning_adastate.training.configuration import unpickle
 
 FAMILIES = (
     "anchors",
@@ -63,11 +63,10 @@ def load_module(
         ValueError: If there is no such recipe, or it does not fit.
     """
     import_families()
-    path = config_file(config)
     parser = recipe_parser(exit_on_error=False)
+    arguments = recipe_arguments(config, overrides)
     with in_sentences(parser):
-        parsed = parser.parse_args([f"--config={path}", *resolve_arguments(overrides)])
-        return build_streaming(parser, parsed.model, weights)
+        return build_streaming(parser, parser.parse_args(arguments).model, weights)
 
 
 def recipe_parser(
@@ -109,11 +108,7 @@ def check_checkpoint(path: str | None, *, weights_only: bool) -> None:
         raise ValueError(f"{path!r} is no checkpoint, or is cut short")
     if not weights_only:
         return
-    try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # pickle, zip and torch each raise their own
-        line = str(error).partition("\n")[0].partition(". ")[0]
-        raise ValueError(f"cannot read the checkpoint {path!r}: {line}") from error
+    found = unpickle(path, mmap=True)
     if not isinstance(found, dict) or not {"state_dict", "loops"} <= found.keys():
         raise ValueError(
             f"{path!r} holds no training to resume; to start from weights use `--model.weights`"

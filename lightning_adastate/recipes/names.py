@@ -97,6 +97,15 @@ def _is_component(path: Path) -> bool:
     return any(line.startswith("class_path:") for line in path.read_text().splitlines())
 
 
+def recipe_arguments(config: str, overrides: Sequence[str]) -> list[str]:
+    """Return the command line of a configuration and overrides.
+
+    Raises:
+        ValueError: If there is no such configuration.
+    """
+    return [f"--config={config_file(config)}", *resolve_arguments(overrides)]
+
+
 def recipe_names() -> list[str]:
     """Return the names of all shipped recipes: files that are not a component's."""
     root = config_root()

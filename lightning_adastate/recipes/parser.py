@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import inspect
 import math
 import os
 import sys
@@ -13,6 +12,7 @@ from typing import Any, NoReturn, cast
 
 from jsonargparse import ArgumentParser, Namespace
 
+from lightning_adastate.components.base import constructor_defaults
 from lightning_adastate.recipes.explain import explain
 from lightning_adastate.recipes.private_hooks import StrictParser
 
@@ -87,9 +87,4 @@ def _is_default(class_path: str, name: str, value: float) -> bool:
     """Whether a class gives an argument this value by itself: what its author chose is no mistake."""
     module, _, short = class_path.rpartition(".")
     kind = getattr(importlib.import_module(module), short, None) if module else None
-    for base in getattr(kind, "__mro__", ()):
-        if "__init__" in vars(base):
-            known = inspect.signature(base.__init__).parameters
-            if name in known:
-                return bool(known[name].default == value)
-    return False
+    return isinstance(kind, type) and constructor_defaults(kind).get(name) == value

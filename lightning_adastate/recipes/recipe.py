@@ -21,7 +21,7 @@ from lightning_adastate.recipes.loading import import_families
 from lightning_adastate.recipes.names import config_file, resolve_arguments
 from lightning_adastate.recipes.parser import SentenceParser
 from lightning_adastate.training.base import StreamModule
-from lightning_adastate.training.checkpoint_weights import check_replaced, lost_file
+from lightning_adastate.training.checkpoint_weights import check_replaced, without_lost_file
 from lightning_adastate.training.configuration import config_text, read_checkpoint
 from lightning_adastate.training.networks import built_in
 
@@ -74,9 +74,7 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     if Path(recipe).suffix == ".ckpt":
         checkpoint = read_checkpoint(recipe)
         stored = yaml.safe_load(config_text(checkpoint, recipe))
-        lost = lost_file(stored["model"].get("init_args", {}).get("weights"))
-        if lost is not None:
-            stored["model"]["init_args"]["weights"] = None
+        stored["model"], lost = without_lost_file(stored["model"])
         config = yaml.safe_dump({key: stored[key] for key in GROUPS if key in stored})
     else:
         config = str(config_file(str(recipe)))

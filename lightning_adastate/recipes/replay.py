@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lightning_adastate.recipes.explain import in_sentences
-from lightning_adastate.recipes.names import config_file, resolve_arguments
+from lightning_adastate.recipes.names import recipe_arguments
 from lightning_adastate.recipes.parser import SentenceParser
 from lightning_adastate.streaming import Streamer
 
@@ -29,7 +29,7 @@ def load_streamer(config: str, overrides: Sequence[str] = ()) -> Streamer:
         ValueError: If there is no such configuration, or it does not fit.
     """
     parser = replay_parser(exit_on_error=False)
-    arguments = [f"--config={config_file(config)}", *resolve_arguments(overrides)]
+    arguments = recipe_arguments(config, overrides)
     with in_sentences(parser):
         streamer: Streamer = parser.instantiate_classes(parser.parse_args(arguments)).model
         return streamer

@@ -11,7 +11,7 @@ from lightning_adastate.data.video_folder import VideoFolderData
 from lightning_adastate.generation.trajectory_plan import Making, Source
 from lightning_adastate.recipes.explain import in_sentences
 from lightning_adastate.recipes.loading import import_families
-from lightning_adastate.recipes.names import config_file, resolve_arguments
+from lightning_adastate.recipes.names import recipe_arguments
 from lightning_adastate.recipes.parser import SentenceParser
 from lightning_adastate.training import StreamModule
 
@@ -45,7 +45,7 @@ def load_trajectories(config: str, overrides: Sequence[str] = ()) -> Trajectorie
         ValueError: If there is no such configuration, or it does not fit.
     """
     parser = trajectories_parser(exit_on_error=False)
-    arguments = [f"--config={config_file(config)}", *resolve_arguments(overrides)]
+    arguments = recipe_arguments(config, overrides)
     with in_sentences(parser):
         return build_trajectories(parser, parser.parse_args(arguments))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
@@ -80,14 +81,20 @@ def fill_network(network: nn.Module, waiting: dict[str, Tensor], name: str) -> N
     network.load_state_dict(weights)
 
 
-def lost_file(path: str | None) -> str | None:
-    """Return ``path`` if weights are named that are not there any more."""
+def without_lost_file(model: Mapping[str, Any]) -> tuple[dict[str, Any], str | None]:
+    """Return a module's configuration without its file of first weights, if that is gone, and the file.
+
+    Args:
+        model: ``class_path`` and ``init_args``.
+    """
+    arguments = dict(model.get("init_args", {}))
+    lost = arguments.get("weights")
     try:
-        if path is not None:
-            find_weights(path)
+        if lost is None or find_weights(lost):
+            return dict(model), None
     except ValueError:
-        return path
-    return None
+        arguments["weights"] = None
+    return {**model, "init_args": arguments}, lost
 
 
 def check_replaced(module: nn.Module, weights: Mapping[str, Tensor], lost: str | None) -> None:

@@ -13,7 +13,7 @@ from jsonargparse import ArgumentParser
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
-from lightning_adastate.training.checkpoint_weights import check_replaced, lost_file
+from lightning_adastate.training.checkpoint_weights import check_replaced, without_lost_file
 
 CONFIG_KEY = "config"
 """Where the configuration stands in a checkpoint."""
@@ -29,14 +29,25 @@ def read_checkpoint(path: str | Path, device: torch.device | str = "cpu") -> dic
     """
     if not Path(path).is_file():
         raise ValueError(f"there is no checkpoint {str(path)!r}")
-    try:
-        found = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # pickle, zip and torch each raise their own
-        line = str(error).partition("\n")[0].partition(". ")[0]
-        raise ValueError(f"cannot read the checkpoint {str(path)!r}: {line}") from error
+    found = unpickle(path, device)
     if isinstance(found, dict) and "state_dict" in found:
         return found
     raise ValueError(f"{str(path)!r} is no checkpoint of training")
+
+
+def unpickle(
+    path: str | Path, device: torch.device | str = "cpu", *, mmap: bool = False
+) -> object:
+    """Read a pickled file without running what is in it.
+
+    Raises:
+        ValueError: If it is unreadable.
+    """
+    try:
+        return torch.load(path, map_location=device, weights_only=True, mmap=mmap)
+    except Exception as error:  # pickle, zip and torch each raise their own
+        line = str(error).partition("\n")[0].partition(". ")[0]
+        raise ValueError(f"cannot read the checkpoint {str(path)!r}: {line}") from error
 
 
 def config_text(checkpoint: Mapping[str, object], path: str | Path) -> str:
@@ -71,12 +82,10 @@ def build_module(
     parser = ArgumentParser(exit_on_error=False)
     parser.add_subclass_arguments(LightningModule, "model")
     arguments = {**model.get("init_args", {}), **changes}
-    lost = lost_file(arguments.get("weights"))
-    if lost is not None:
-        arguments["weights"] = None
+    plain, lost = without_lost_file({**model, "init_args": arguments})
     try:
         built: LightningModule = parser.instantiate_classes(
-            parser.parse_object({"model": {**model, "init_args": arguments}})
+            parser.parse_object({"model": plain})
         ).model
     except (ArgumentError, ValueError) as error:
         said = [line.strip() for line in str(error).splitlines() if line.strip()]

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor, nn
 
 from lightning_adastate.training.sharding import full_tensor
-from lightning_adastate.training.trainers import trainer_of
+from lightning_adastate.training.trainers import last_checkpoint, trainer_of
 
 
 class NonFiniteError(ValueError):
@@ -52,14 +50,7 @@ def _last_checkpoint(module: LightningModule) -> str:
     trainer = trainer_of(module)
     if trainer is None:
         return "No checkpoint was written yet"
-    paths = [
-        Path(path)
-        for callback in trainer.checkpoint_callbacks
-        if isinstance(callback, ModelCheckpoint)
-        for path in (callback.last_model_path, callback.best_model_path)
-        if path and Path(path).exists()
-    ]
-    if not paths:
-        begun = trainer.ckpt_path
-        return f"The run began at {begun}" if begun else "No checkpoint was written yet"
-    return f"The last good checkpoint is {max(paths, key=lambda path: path.stat().st_mtime)}"
+    if last := last_checkpoint(trainer):
+        return f"The last good checkpoint is {last}"
+    begun = trainer.ckpt_path
+    return f"The run began at {begun}" if begun else "No checkpoint was written yet"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.strategies import DDPStrategy
 
 
@@ -12,6 +15,18 @@ def trainer_of(module: LightningModule) -> Trainer | None:
         return module.trainer
     except RuntimeError:  # Lightning's way to say that there is none
         return None
+
+
+def last_checkpoint(trainer: Trainer) -> Path | None:
+    """Return the newest file that the trainer's checkpoint callbacks keep; ``None`` if there is none yet."""
+    paths = [
+        Path(path)
+        for callback in trainer.checkpoint_callbacks
+        if isinstance(callback, ModelCheckpoint)
+        for path in (callback.last_model_path, callback.best_model_path)
+        if path and Path(path).exists()
+    ]
+    return max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
 def scaler_of(module: LightningModule) -> object | None:
