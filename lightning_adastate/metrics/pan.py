@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from lightning_adastate.metrics.pan_identity import hero_cycles, hero_drawn, retention
 from lightning_adastate.worlds import PanReading, PanTruth, PanWorld, decode_pan, wrap
 
 MIN_LATE_FRAMES = 14
@@ -31,6 +32,9 @@ class PanScores(NamedTuple):
     the first to the last 15 %. ``novelty``: map columns shown for the first time, as a share of the
     prompted. ``return_to_start``: share of the late frames that should be 5 pixels or more from the
     start, but show it within 2; NaN if there are none. ``teleport``: share of steps of more than 10.
+    ``hero``: share of the generated frames in which a hero is drawn, as a share of the true. ``retention``: share
+    of its hides after which the hero came back in the colour it was last seen in, a return that never came being
+    lost; NaN if it never hid. ``cycles``: number of these hides.
     """
 
     slope: Tensor
@@ -43,6 +47,9 @@ class PanScores(NamedTuple):
     novelty: Tensor
     return_to_start: Tensor
     teleport: Tensor
+    hero: Tensor
+    retention: Tensor
+    cycles: Tensor
 
 
 PAN_IDEAL = {
@@ -56,8 +63,11 @@ PAN_IDEAL = {
     "novelty": 1.0,
     "return_to_start": 0.0,
     "teleport": 0.0,
+    "hero": 1.0,
+    "retention": 1.0,
+    "cycles": math.nan,
 }
-"""What to come near to; none of these is better the higher it is."""
+"""What to come near to; none of these is better the higher it is. Cycles depend on the episodes."""
 
 
 def pan_scores(
@@ -78,13 +88,20 @@ def pan_scores(
     reading = decode_pan(world, video_BFCHW)
     late = -min(max(num_frames // 3, MIN_LATE_FRAMES), num_frames - num_given)
     step = wrap(reading.position_BF.diff(dim=1), world.num_columns)
-    travel = torch.cat([torch.zeros_like(step[:, :1]), step.cumsum(1)], 1)[:, num_given:]
     time = torch.arange(num_frames, dtype=torch.float64)
     way = truth.velocity_B[:, None] * time
-    gone = wrap(reading.position_BF - truth.start_B[:, None], world.num_columns)[:, late:]
-    missing = wrap(reading.position_BF - truth.start_B[:, None] - way, world.num_columns)
+    # Counted step by step from the first frame: a long way goes round the map.
+    begin = wrap(reading.position_BF[:, :1] - truth.start_B[:, None], world.num_columns)
+    moved = begin + torch.cat([torch.zeros_like(begin), step.cumsum(1)], dim=1)
+    gone, missing = moved[:, late:], moved - way
     away = way[:, late:].abs() > AWAY_PIXELS
+    travel = moved[:, num_given:]
     back = gone.abs() < RETURN_PIXELS
+    drawn = (
+        hero_drawn(reading) if world.hides else torch.ones_like(truth.visible_BF[:, :num_frames])
+    )
+    kept, cycles = retention(hero_cycles(world, reading, world.longest_hide(truth.velocity_B)))
+    true_hero = truth.visible_BF[:, num_given:num_frames].double().mean(1)
     clock = time[num_given:] - time[num_given:].mean()
     residual = reading.residual_BF[:, num_given:]
     part = max(1, round(0.15 * residual.shape[1]))
@@ -93,21 +110,22 @@ def pan_scores(
         displacement=(gone / way[:, late:]).mean(1),
         loc_err=missing[:, late:].abs().mean(1),
         shake=travel.diff(dim=1).std(1) / math.sqrt(2.0) / (world.shake or 1.0),
-        id_bias=_identity_bias(world, reading, truth, late),
+        id_bias=_identity_bias(reading, truth, drawn[:, late:]),
         bg_rmse=residual[:, late:].mean(1),
         drift=(residual[:, -part:].mean(1) - residual[:, :part].mean(1)).abs(),
         novelty=_novelty(world, reading, truth, num_given),
         return_to_start=(back & away).sum(1) / away.sum(1),
         teleport=(step[:, num_given - 1 :].abs() > TELEPORT_PIXELS).double().mean(1),
+        hero=drawn[:, num_given:].double().mean(1) / true_hero,
+        retention=kept,
+        cycles=cycles,
     )
 
 
-def _identity_bias(world: PanWorld, reading: PanReading, truth: PanTruth, late: int) -> Tensor:
+def _identity_bias(reading: PanReading, truth: PanTruth, drawn_late_BF: Tensor) -> Tensor:
     """Compare colours where a hero is drawn; NaN where none is. A hero who never hides must be there."""
-    there = torch.ones_like(reading.contrast_BF[:, late:])
-    if world.hidden_frames:
-        there = (reading.contrast_BF > 0.05 + 2.0 * reading.residual_BF)[:, late:].double()
-    total = (reading.color_BF3[:, late:] * there[..., None]).sum(1)
+    there = drawn_late_BF.double()
+    total = (reading.color_BF3[:, -there.shape[1] :] * there[..., None]).sum(1)
     error = total / there.sum(1)[:, None] - truth.color_B3
     return error.square().sum(-1).sqrt()
 

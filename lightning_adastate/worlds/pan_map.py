@@ -5,10 +5,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+LANDMARK_BRIGHTNESS = 0.1
+"""Grey level of a landmark."""
 
 Texture = Literal["one_period", "many_periods"]
 
@@ -22,7 +26,15 @@ def hsv_to_rgb(hue: Tensor, saturation: Tensor, value: Tensor) -> Tensor:
 
 
 def render_map(
-    position: Tensor, *, height: int, width: int, num_columns: int, texture: Texture
+    position: Tensor,
+    *,
+    height: int,
+    width: int,
+    num_columns: int,
+    texture: Texture,
+    texture_period: int = 16,
+    landmark_columns: Sequence[int] = (),
+    landmark_spacing: int = 16,
 ) -> Tensor:
     """Return what a camera with its left edge at ``position`` sees, ``[..., 3, H, W]`` float32.
 
@@ -35,13 +47,16 @@ def render_map(
         height: Rows.
         width: Columns.
         num_columns: Length of the map, after which it repeats.
-        texture: ``one_period``: everything fast repeats every 16 columns. ``many_periods``: four
+        texture: ``one_period``: everything fast repeats every ``texture_period`` columns. ``many_periods``: four
             different periods, much harder to learn.
+        texture_period: Columns.
+        landmark_columns: Widths of the dark landmarks that stand on the map, one after the other and then again.
+        landmark_spacing: Columns from one to the next; the first begins at column 0.
     """
     column = position.double()[..., None] + torch.arange(width, dtype=torch.float64)
     turn = (column / num_columns) % 1.0
     angle = 2.0 * math.pi * turn
-    period = num_columns / 16.0
+    period = num_columns / texture_period
     if texture == "one_period":
         relief = 0.9 * torch.sin(period * angle + 1.0)
         horizon = (9.6 + 2.0 * relief) * height / 16.0
@@ -56,4 +71,17 @@ def render_map(
     row = torch.arange(height, dtype=torch.float64)[:, None]
     share = (row + 1.0 - horizon[..., None, :]).clamp(0.0, 1.0)[..., None]
     picture = sky[..., None, :, :] * (1.0 - share) + ground[..., None, :, :] * share
+    if landmark_columns:
+        cover = covered_share(column, landmark_columns, landmark_spacing)[..., None, :, None]
+        picture = picture * (1.0 - cover) + LANDMARK_BRIGHTNESS * cover
     return picture.movedim(-1, -3).float()
+
+
+def covered_share(column: Tensor, widths: Sequence[int], spacing: int) -> Tensor:
+    """Return how much of the pixel from ``column`` to the next a landmark covers, in [0, 1]."""
+    block = (column / spacing).floor()
+    width = column.new_tensor(widths)[block.long() % len(widths)]
+    left = column - block * spacing
+    begun = (width - left).clamp(0.0, 1.0)
+    coming = (left + 1.0 - spacing).clamp(0.0, 1.0)
+    return begun + coming

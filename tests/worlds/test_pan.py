@@ -118,7 +118,7 @@ def test_wrap_takes_the_shortest_way():
         ({"height": 6}, "`height` and `width` must be at least twice `hero_size` 4, got 6 x 16"),
         (
             {"num_columns": 100},
-            "`num_columns` must be a multiple of 16 above the width 16, got 100",
+            "`num_columns` must be a multiple of `texture_period` 16 .* width 16, got 100",
         ),
         ({"texture": "none"}, "`texture` must be one_period or many_periods, got 'none'"),
         ({"shake": -1.0}, "`shake` must be 0 or more, got -1.0"),
