@@ -17,6 +17,7 @@ from lightning_adastate.losses import CriticLoss, DMDLoss, FlowMatchingLoss
 from lightning_adastate.schedules import FewStepSchedule
 from lightning_adastate.text import VocabularyEncoder
 from lightning_adastate.training import CausalFlowMatching, FlowMatching, SelfForcing
+from lightning_adastate.training.teacher_forcing import TeacherForcing
 
 FRAME_SIZE = (4, 6)
 
@@ -117,7 +118,7 @@ def flow_matching(**options) -> FlowMatching:
     return FlowMatching(backbone(), **parts(**{**defaults, **options}))
 
 
-def causal(**options) -> CausalFlowMatching:
+def causal(stage: type[TeacherForcing] = CausalFlowMatching, **options) -> TeacherForcing:
     fast = partial(AdamW, lr=1e-2, betas=(0.9, 0.99))
     defaults = {"loss": FlowMatchingLoss(1.0), "optimizer": fast, "ema_decay": 0.5}
-    return CausalFlowMatching(backbone(), **parts(**{**defaults, **options}))
+    return stage(backbone(), **parts(**{**defaults, **options}))

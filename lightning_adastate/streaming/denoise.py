@@ -16,6 +16,30 @@ from lightning_adastate.streaming.context import ChunkContext
 from lightning_adastate.types import KV, BackboneOutput
 
 
+class Taught(NamedTuple):
+    """The true content of a chunk in teacher forcing.
+
+    Every pass sees it at the pass's own noise level, whatever the pass before took it for, and it is what is
+    committed. What is hidden is not taught: it goes on from its own x0.
+
+    Args:
+        content_BFCHW: Clean content latents ``[B, F, C, H, W]``.
+        context_sigma_B: Noise put on the content before the clean pass, which stays at its timestep;
+            ``None`` is none.
+    """
+
+    content_BFCHW: Tensor
+    context_sigma_B: Tensor | None = None
+
+    def past(self, x0_BFCHW: Tensor, noise_BFCHW: Tensor) -> Tensor:
+        """Return committed frames as the clean pass sees them: content noised, state frames not."""
+        if self.context_sigma_B is None:
+            return x0_BFCHW
+        count = x0_BFCHW.shape[1] - self.content_BFCHW.shape[1]
+        content = add_noise(x0_BFCHW[:, count:], noise_BFCHW, self.context_sigma_B)
+        return torch.cat([x0_BFCHW[:, :count], content], dim=1)
+
+
 class Denoised(NamedTuple):
     """What the denoise passes left.
 
@@ -39,6 +63,7 @@ def denoise(
     passes: Sequence[Pass],
     given_BFCHW: Tensor | None,
     *,
+    taught_BFCHW: Tensor | None = None,
     exit_step: int | None = None,
     after_exit: AfterExit = "commit",
     keep_exit_kv: bool = False,
@@ -49,6 +74,7 @@ def denoise(
         context: The chunk.
         passes: Its denoise passes; none leaves the frames as they are given.
         given_BFCHW: Clean content of the chunk; only what is hidden is then denoised.
+        taught_BFCHW: True content, in teacher forcing.
         exit_step: The pass whose x0 is the chunk; ``None`` is the last.
         after_exit: Whether the later passes run.
         keep_exit_kv: Keep keys and values of the exit pass, with their graph.
@@ -57,8 +83,13 @@ def denoise(
     blocks = [own, *context.pending_blocks()] if passes else [own]
     exit_index = len(passes) - 1 if exit_step is None else min(exit_step, len(passes) - 1)
     stop = len(passes) if after_exit == "finish" else exit_index + 1
-    clean, exit_x0, output = blocks, blocks, None
-    for index, denoise_pass in enumerate(passes[:stop]):
+    start = 0
+    if taught_BFCHW is not None:
+        start = 0 if context.plan.num_state else exit_index
+        own = _at_level(context, passes, start, own, taught_BFCHW)
+        blocks = [own]
+    clean, exit_x0, output = list(blocks), list(blocks), None
+    for index, denoise_pass in list(enumerate(passes[:stop]))[start:]:
         first = len(blocks) - 1
         blocks += [context.draw_ahead(i, 0) for i in range(first, len(denoise_pass.ahead))]
         leaves = index == exit_index
@@ -66,7 +97,11 @@ def denoise(
         with torch.set_grad_enabled(context.grad and leaves):
             clean, velocities, out = _forward(context, denoise_pass, blocks, free, keep)
         if leaves:
-            exit_x0 = clean
+            exit_x0 = list(clean)
+        if taught_BFCHW is not None:
+            clean[0], velocities[0] = _corrected(
+                denoise_pass, blocks[0], clean[0], velocities[0], taught_BFCHW
+            )
         if keep:
             output = out
         if index + 1 < stop or denoise_pass.ahead:
@@ -110,6 +145,32 @@ def _forward(
     query = None if out.query_LBFTND is None else out.query_LBFTND[:, :, :own]
     cached_output = BackboneOutput(velocity, kv, query)
     return list(x0.split(sizes, dim=1)), list(velocity.split(sizes, dim=1)), cached_output
+
+
+def _at_level(
+    context: ChunkContext, passes: Sequence[Pass], index: int, own: Tensor, taught: Tensor
+) -> Tensor:
+    """Return the live frames before pass ``index``, the content being true content at its noise level.
+
+    Where nothing is hidden no earlier pass leaves a trace, so teacher forcing begins at the exit pass.
+    """
+    count = own.shape[1] - taught.shape[1]
+    euler = index and passes[index - 1].sampler == "euler"
+    fresh = own if euler or not index else context.draw_live(index)
+    content = add_noise(taught, fresh[:, count:], passes[index].sigma)
+    return torch.cat([own[:, :count], content], dim=1)
+
+
+def _corrected(
+    denoise_pass: Pass, live: Tensor, x0: Tensor, velocity: Tensor, taught: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return x0 and velocity of the live frames with the content's true ones put in."""
+    count = x0.shape[1] - taught.shape[1]
+    true_velocity = (live[:, count:] - taught) / denoise_pass.sigma
+    return (
+        torch.cat([x0[:, :count], taught], dim=1),
+        torch.cat([velocity[:, :count], true_velocity], dim=1),
+    )
 
 
 def _renoise(

@@ -20,7 +20,7 @@ from lightning_adastate.schedules.base import CLEAN_PASS, AfterExit, Pass, Sched
 from lightning_adastate.streaming.buffers import StreamBuffers
 from lightning_adastate.streaming.commit import KVGradient, close_chunk
 from lightning_adastate.streaming.context import ChunkContext
-from lightning_adastate.streaming.denoise import denoise
+from lightning_adastate.streaming.denoise import Taught, denoise
 from lightning_adastate.streaming.observer import StepObserver
 from lightning_adastate.streaming.plan import Plan, place_frames, plan_chunk
 from lightning_adastate.types import BackboneOutput, Chunk, Event, StreamState
@@ -223,6 +223,7 @@ class Streamer(nn.Module):
         *,
         noise: NoiseSource | None = None,
         given_BFCHW: Tensor | None = None,
+        taught: Taught | None = None,
         exit_step: int | None = None,
         after_exit: AfterExit | None = None,
         kv_gradient: KVGradient = "detach",
@@ -235,6 +236,8 @@ class Streamer(nn.Module):
             state: The stream so far. Not changed.
             noise: Replaces the streamer's own source.
             given_BFCHW: Clean content of this chunk; only what is hidden is then denoised.
+            taught: True content of this chunk, in teacher forcing: the chunk's latents are then what the
+                exit pass took it for, and the true content is committed.
             exit_step: The denoise pass whose x0 is the chunk (training), and the only one with a
                 graph. ``None`` is the last.
             after_exit: Whether that x0 is committed, or later passes run first so that what is cached
@@ -262,16 +265,25 @@ class Streamer(nn.Module):
         context = self._context(state, plan, noise, buffers, observer)
         through = context.grad and kv_gradient == "straight_through"
         denoised = denoise(
-            context, steps, given_BFCHW, exit_step=exit_step, after_exit=rule, keep_exit_kv=through
+            context,
+            steps,
+            given_BFCHW,
+            taught_BFCHW=None if taught is None else taught.content_BFCHW,
+            exit_step=exit_step,
+            after_exit=rule,
+            keep_exit_kv=through,
         )
         cached_output = denoised.output
         commits = [one for one in passes if one.kind == "commit"]
         if cached_output is None and not commits:
             commits = [CLEAN_PASS]
         for commit_pass in commits:
-            cached_output = self._commit(
-                context, commit_pass, denoised.final_BFCHW, cached_output, kv_gradient
-            )
+            past = denoised.final_BFCHW
+            if taught is not None:
+                past = taught.past(
+                    past, context.draw(len(passes) + 1, "content", plan.num_content)
+                )
+            cached_output = self._commit(context, commit_pass, past, cached_output, kv_gradient)
         assert cached_output is not None
         grid = self.backbone.token_grid(*state.latent_shape[1:])
         after = close_chunk(
