@@ -92,6 +92,21 @@ class KV:
             _along_frames(self.places, lambda place: place.index_select(2, where)),
         )
 
+    def rows(self, index_B: Tensor) -> KV:
+        """Return the frames of other streams of the batch: those at ``index_B`` ``[B]``."""
+        where = index_B.to(self.key_LBFTND.device)
+        places = self.places
+        if places is not None:
+            places = places.each(
+                lambda place: place if place.shape[1] == 1 else place.index_select(1, where)
+            )
+        return replace(
+            self,
+            key_LBFTND=self.key_LBFTND.index_select(1, where),
+            value_LBFTND=self.value_LBFTND.index_select(1, where),
+            places=places,
+        )
+
     def put(self, index: Sequence[int], other: KV) -> KV:
         """Return these frames with those at ``index`` replaced by ``other``'s; frame_indices stay."""
         where = torch.tensor(index, dtype=torch.long, device=self.key_LBFTND.device)

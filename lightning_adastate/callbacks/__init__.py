@@ -5,6 +5,7 @@ from lightning_adastate.callbacks.graceful_stop import GracefulStop
 from lightning_adastate.callbacks.loss_weighting import HorizonRamp, LossWeightingCallback
 from lightning_adastate.callbacks.reward_weighting import RewardWeighting
 from lightning_adastate.callbacks.stream_metrics import StreamMetrics
+from lightning_adastate.callbacks.swap_probe import SwapProbeMetrics
 
 __all__ = [
     "ExactResume",
@@ -13,4 +14,5 @@ __all__ = [
     "LossWeightingCallback",
     "RewardWeighting",
     "StreamMetrics",
+    "SwapProbeMetrics",
 ]

@@ -9,23 +9,21 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import Trainer
 
-from lightning_adastate.callbacks.exact_resume import random_state, restore_random_state
+from lightning_adastate.callbacks.periodic import PeriodicScores
 from lightning_adastate.data import read_prompts
 from lightning_adastate.media.video import VideoWriter, watchable_scale
 from lightning_adastate.metrics import CurveRecorder, VideoMetrics
-from lightning_adastate.streaming.pipeline import PixelStreaming, evaluating
+from lightning_adastate.streaming.pipeline import PixelStreaming
 
 
-class StreamMetrics(Callback):
+class StreamMetrics(PeriodicScores):
     """Stream a few prompts, usually far beyond the training horizon, and log ``VideoMetrics`` of them.
 
-    What streams is what `generate` would use: the average of the weights where there is one. Prompts and
-    noise are the same every time. Nothing of the training changes: random states, modes and gradients are
-    as they were, and a run with this callback ends bit for bit where one without it does. Scores that mean
-    nothing for these videos are not logged. Every process makes the same streams (sharded weights need all
-    of them); the first one writes.
+    Prompts and noise are the same every time, the training is left as it was. Scores that mean nothing for these
+    videos are not logged. Every process makes the same streams (sharded weights need all of them); the first one
+    writes.
 
     Args:
         prompts: A prompt, or a text file with one per line; all are streamed in lock-step.
@@ -42,6 +40,8 @@ class StreamMetrics(Callback):
         ValueError: If a number is too small, or there is no prompt.
     """
 
+    prefix = "stream"
+
     def __init__(
         self,
         prompts: str,
@@ -53,70 +53,23 @@ class StreamMetrics(Callback):
         keep: Literal["scores", "videos"] = "scores",
         fps: int = 16,
     ) -> None:
-        super().__init__()
+        super().__init__(every_steps=every_steps)
         for name, value in (
             ("num_chunks", num_chunks),
-            ("every_steps", every_steps),
             ("window_frames", window_frames),
             ("fps", fps),
         ):
-            if value is not None and value < 1:
+            if value < 1:
                 raise ValueError(f"`{name}` must be 1 or more, got {value}")
         if keep not in ("scores", "videos"):
             raise ValueError(f"`keep` must be scores or videos, got {keep!r}")
         self.prompts = read_prompts(prompts)
+        self.num_streams = len(self.prompts)
         self.num_chunks = num_chunks
-        self.every_steps = every_steps
         self.seed = seed
         self.window_frames = window_frames
         self.keep = keep
         self.fps = fps
-        self.last_step = 0
-
-    # -- when -----------------------------------------------------------------------------------
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Stream at the end of a validation."""
-        if self.every_steps is None and not trainer.sanity_checking:
-            pl_module.log_dict(self._stream(trainer, pl_module), batch_size=len(self.prompts))
-
-    def on_train_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: object,
-        batch: object,
-        batch_idx: int,
-    ) -> None:
-        """Stream once after the generator steps that are due; a critic's batch is none."""
-        del outputs, batch, batch_idx
-        step = trainer.global_step
-        if self.every_steps is None or step == self.last_step:
-            return
-        self.last_step = step
-        if step % self.every_steps:
-            return
-        scores = self._stream(trainer, pl_module)
-        pl_module.log_dict(scores, logger=False, batch_size=len(self.prompts))
-        # Lightning would drop them unless this happened to be one of every `log_every_n_steps` batches.
-        for logger in trainer.loggers:
-            logger.log_metrics(scores, step=step)
-
-    def state_dict(self) -> dict[str, int]:
-        """Return the last generator step that was seen, so that a resumed run streams when it would have."""
-        return {"last_step": self.last_step}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        """Load it."""
-        self.last_step = state_dict["last_step"]
-
-    # -- what -----------------------------------------------------------------------------------
-
-    def _stream(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
-        assert isinstance(pl_module, PixelStreaming)
-        with _undisturbed(trainer, pl_module):
-            scores = self.scores(trainer, pl_module)
-        return {f"stream/{name}": value for name, value in scores.items()}
 
     def scores(self, trainer: Trainer, module: PixelStreaming) -> dict[str, float]:
         """Stream, and return the means of the scores that mean something."""
@@ -159,14 +112,3 @@ class StreamMetrics(Callback):
         """Return where the videos of this step go."""
         root = trainer.log_dir or trainer.default_root_dir
         return Path(root) / "streams" / f"step-{trainer.global_step:08d}"
-
-
-@contextlib.contextmanager
-def _undisturbed(trainer: Trainer, module: PixelStreaming) -> Iterator[None]:
-    """Run as streaming runs (precision, evaluation mode), and leave everything as it was."""
-    before = random_state()
-    try:
-        with evaluating(module.streamer), trainer.precision_plugin.forward_context():
-            yield
-    finally:
-        restore_random_state(before)

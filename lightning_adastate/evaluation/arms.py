@@ -4,14 +4,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from lightning_adastate.analysis.swap_probe import SwapResult
 from lightning_adastate.anchors import Anchor
 from lightning_adastate.caches import Cache
 from lightning_adastate.metrics import PanScores
+from lightning_adastate.metrics.pan_identity import HeroCycle
 from lightning_adastate.noise import NoiseSource
 from lightning_adastate.schedules import Schedule
 
@@ -42,7 +44,11 @@ class Arm:
     Args:
         video_BFCHW: The stream, given frames first.
         scores: Horizon in frames -> scores of the stream cut there.
+        cycles: Every hide of the hero, stream by stream; empty where no hero hides.
+        swap: What a swap of the anchor's contents between streams showed, if it was asked for.
     """
 
     video_BFCHW: Tensor
     scores: Mapping[int, PanScores]
+    cycles: Sequence[Sequence[HeroCycle]] = ()
+    swap: SwapResult | None = None

@@ -12,13 +12,15 @@ from pathlib import Path
 import torch
 from rich.progress import Progress
 
+from lightning_adastate.analysis.swap_probe import SwapProbe
 from lightning_adastate.evaluation.arms import Arm, Variation
 from lightning_adastate.evaluation.pictures import write_pictures
-from lightning_adastate.evaluation.tables import write_csv
+from lightning_adastate.evaluation.tables import write_csv, write_retention, write_swaps
 from lightning_adastate.metrics import pan_scores
+from lightning_adastate.metrics.pan_identity import hero_cycles
 from lightning_adastate.streaming import PixelStreaming, Streamer, StreamPipeline
 from lightning_adastate.weights import load_into
-from lightning_adastate.worlds import PanEpisodes, PanWorld
+from lightning_adastate.worlds import PanEpisodes, PanWorld, decode_pan
 
 
 def check_numbers(
@@ -68,10 +70,17 @@ class Compared:
         """Write scores and pictures into ``folder``; return the files' names."""
         folder.mkdir(parents=True, exist_ok=True)
         write_csv(self.arms, folder / "scores.csv")
+        names = ["scores.csv"]
+        if self.world.hides:
+            write_retention(self.arms, folder / "retention.csv")
+            names.append("retention.csv")
+        if any(arm.swap is not None for arm in self.arms.values()):
+            write_swaps(self.arms, folder / "swap.csv")
+            names.append("swap.csv")
         pictures = write_pictures(
             self.truth, self.arms, self.world, folder, num_given=self.num_given
         )
-        return ["scores.csv", *pictures]
+        return [*names, *pictures]
 
 
 @torch.no_grad()
@@ -83,6 +92,7 @@ def run_arm(
     horizons: Sequence[int],
     num_given: int,
     seed: int,
+    probe: SwapProbe | None = None,
     progress: Progress,
     name: str,
 ) -> Arm:
@@ -97,13 +107,16 @@ def run_arm(
     video = torch.cat(parts, dim=1)[:, : max(horizons)]
     if not bool(video.isfinite().all()):
         raise ValueError(f"the videos of arm {name!r} are not finite; look at its weights")
-    return Arm(
-        video,
-        {
-            frames: pan_scores(world, video[:, :frames], episodes.truth, num_given=num_given)
-            for frames in horizons
-        },
-    )
+    scores = {
+        frames: pan_scores(world, video[:, :frames], episodes.truth, num_given=num_given)
+        for frames in horizons
+    }
+    longest = world.longest_hide(episodes.truth.velocity_B)
+    cycles = hero_cycles(world, decode_pan(world, video), longest) if world.hides else []
+    swap = None
+    if probe is not None:
+        swap = probe.run(module, episodes.prompts, seed=seed, start_video_BFCHW=given, world=world)
+    return Arm(video, scores, cycles, swap)
 
 
 def with_variation(module: PixelStreaming, varied: Variation) -> StreamPipeline:
@@ -141,12 +154,25 @@ def compare(
     horizons: Sequence[int] = (21, 126),
     num_given: int = 3,
     seed: int = 1000,
+    probe: SwapProbe | None = None,
 ) -> Compared:
     """Stream every arm on the same episodes and score it against the exact truth.
+
+    Args:
+        module: What streams where an arm names nothing else.
+        world: Where the episodes and their truth come from.
+        variations: A name, and what differs from the module.
+        episodes: Paired episodes per arm.
+        horizons: Lengths in frames at which every stream is scored.
+        num_given: Given frames, whole chunks.
+        seed: Of episodes and noise.
+        probe: Swaps the anchors' contents between the streams of each arm as well.
 
     Raises:
         ValueError: If there is nothing to compare.
     """
+    if probe is not None:
+        probe.check(episodes)
     check_numbers(variations, episodes, horizons, num_given, seed)
     if (world.height, world.width) != tuple(module.frame_size):
         raise ValueError(
@@ -165,6 +191,7 @@ def compare(
                 horizons=horizons,
                 num_given=num_given,
                 seed=seed,
+                probe=probe,
                 progress=progress,
                 name=name,
             )

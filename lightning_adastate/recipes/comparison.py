@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from jsonargparse import Namespace
 
+from lightning_adastate.analysis.swap_probe import SwapProbe
 from lightning_adastate.anchors import Anchor
 from lightning_adastate.evaluation.arms import Variation
 from lightning_adastate.evaluation.comparison import Compared, compare
@@ -35,6 +36,7 @@ class Comparison:
         horizons: Lengths in frames at which every stream is scored.
         num_given: Given frames, whole chunks.
         seed: Of episodes and noise.
+        probe: Swaps the anchors' contents between streams as well; ``None`` does not.
     """
 
     module: StreamModule
@@ -44,6 +46,7 @@ class Comparison:
     horizons: list[int]
     num_given: int
     seed: int
+    probe: SwapProbe | None = None
 
     def run(self, arms: dict[str, Variation] | None = None) -> Compared:
         """Stream and score the arms, its own or others."""
@@ -55,6 +58,7 @@ class Comparison:
             horizons=self.horizons,
             num_given=self.num_given,
             seed=self.seed,
+            probe=self.probe,
         )
 
 
@@ -94,6 +98,12 @@ def comparison_parser(*, exit_on_error: bool = True) -> SentenceParser:
     parser.add_argument("--horizons", type=list[int], default=[21, 126], help="Lengths in frames.")
     parser.add_argument("--num_given", type=int, default=3, help="Given frames, whole chunks.")
     parser.add_argument("--seed", type=int, default=1000, help="Seed of episodes and noise.")
+    parser.add_argument(
+        "--swap_after",
+        type=int | None,
+        default=None,
+        help="Also swap the anchors' contents between streams after this many chunks: who reads, who keeps?",
+    )
     return parser
 
 
@@ -119,4 +129,5 @@ def build_comparison(parser: SentenceParser, parsed: Namespace) -> Comparison:
         horizons=parsed.horizons,
         num_given=parsed.num_given,
         seed=parsed.seed,
+        probe=None if parsed.swap_after is None else SwapProbe(parsed.swap_after),
     )
