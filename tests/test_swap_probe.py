@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from training_toy import ClipData, self_forcing, trainer
 
 from lightning_adastate.analysis.swap_probe import SwapProbe, shares, with_contents_of
 from lightning_adastate.anchors import (
@@ -109,3 +110,20 @@ def test_a_comparison_prints_and_writes_the_shares(tmp_path):
     assert [row.split(",")[:2] for row in rows[1:5]] == [["none", str(i)] for i in (1, 2, 3, 4)]
     static = [row.split(",") for row in rows if row.startswith("static")]
     assert {round(float(row[3]), 5) for row in static} == {1.0}
+
+
+def test_training_does_not_notice_the_probe_and_logs_its_shares(tmp_path):
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("one\ntwo\nthree\nfour\n")
+    ends, logged = [], {}
+    for callbacks in ([], [SwapProbeMetrics(str(prompts), after_chunks=4, num_chunks=2)]):
+        torch.manual_seed(1)
+        model = self_forcing()
+        run = trainer(tmp_path, max_epochs=2, callbacks=callbacks)
+        run.fit(model, ClipData(6, val_count=2))
+        ends.append((model.state_dict(), torch.get_rng_state()))
+        logged = {name for name in run.callback_metrics if name.startswith("swap/")}
+    (plain, plain_random), (probed, probed_random) = ends
+    assert all(torch.equal(plain[name], probed[name]) for name in plain)
+    assert torch.equal(plain_random, probed_random)
+    assert logged == {"swap/read", "swap/keep", "swap/take", "swap/keep_last"}

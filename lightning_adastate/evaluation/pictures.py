@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from lightning_adastate.evaluation.arms import Arm
 from lightning_adastate.media.pictures import contact_sheet, label_picture, side_by_side
 from lightning_adastate.media.video import VideoWriter
+from lightning_adastate.metrics.pan_identity import retention_per_cycle
 from lightning_adastate.worlds import PanEpisodes, PanWorld, decode_pan, wrap
 
 SHOWN_EPISODES = 4
@@ -48,7 +49,37 @@ def write_pictures(
         title=f'"{truth.prompts[0]}"',
     )
     write_curves(truth, arms, world, folder / "curves.png", num_given=num_given)
-    return "comparison.mp4", "contact_sheet.png", "curves.png"
+    names = ("comparison.mp4", "contact_sheet.png", "curves.png")
+    if not any(retention_per_cycle(arm.cycles) for arm in arms.values()):
+        return names
+    write_retention_curves(arms, folder / "retention.png")
+    return (*names, "retention.png")
+
+
+def write_retention_curves(arms: Mapping[str, Arm], path: Path, *, least: int = 5) -> None:
+    """Write the share of streams that keep their hero over the first, second, ... hide.
+
+    Args:
+        arms: Streams whose hero hides.
+        path: Where to.
+        least: A hide that fewer streams have is not drawn.
+    """
+    figure = Figure(figsize=(6, 3.4), dpi=120)
+    axes = figure.subplots()
+    for name, arm in arms.items():
+        rows = [row for row in retention_per_cycle(arm.cycles) if row[1] >= least]
+        hides = range(1, len(rows) + 1)
+        total = sum(len(each) for each in arm.cycles)
+        shares = [kept / count for kept, count in rows]
+        axes.plot(hides, shares, marker=".", label=f"{name} ({total} hides)")
+    axes.set(
+        title="streams whose hero came back as it was",
+        xlabel=f"hide of a stream (those that {least} or more streams have)",
+        ylim=(-0.03, 1.03),
+    )
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, format="png")
 
 
 def write_curves(

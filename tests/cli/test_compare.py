@@ -102,3 +102,16 @@ def test_an_arm_that_streams_no_numbers_is_named(capsys):
     arms = "--arms={fine: {}, broken: {weights: broken.safetensors}}"
     assert main(["compare", "--config=toy/compare", *SMALL[3:], arms, "--anchors={}"]) == 1
     assert "the videos of arm 'broken' are not finite" in capsys.readouterr().err
+
+
+def test_a_world_whose_hero_hides_gets_its_returns_counted(capsys, tmp_path):
+    world = "{max_speed: 1.2, slowest: 2, landmark_columns: [3], landmark_spacing: 12, texture_period: 12}"
+    options = ["--model.weights=toy/generator.safetensors", "--model.backbone.num_layers=4"]
+    assert main(["compare", *SMALL, *options, f"--world={world}", "--horizons=[24]"]) == 0
+    told = capsys.readouterr().out
+    for word in ("retention", "cycles", "retention.csv"):
+        assert word in told
+    scores = (tmp_path / "outputs/compare/scores.csv").read_text().splitlines()
+    assert scores[0].endswith("hero,retention,cycles")
+    rows = (tmp_path / "outputs/compare/retention.csv").read_text().splitlines()
+    assert rows[0] == "arm,episode,cycle,hidden,returned,kept"
