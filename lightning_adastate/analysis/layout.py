@@ -174,8 +174,11 @@ class _LayoutObserver(StepObserver):
             after: The state after it.
         """
         backbone = self.backbone
-        begun = state.pending_BFCHW is not None
-        passes = (schedule.passes if begun else schedule.opening_passes)(state.chunk)
+        passes = schedule.passes_at(
+            state.chunk,
+            given_chunks=state.given_chunks,
+            is_begun=state.pending_BFCHW is not None,
+        )
         plan, _ = self.plans[-1]
         encodes = len(backbone.forwards) - len(passes)
         seen = []

@@ -108,7 +108,11 @@ class Schedule(Component, ABC):
 
     @abstractmethod
     def passes(self, chunk_index: int) -> Sequence[Pass]:
-        """Return the passes of a chunk in order: denoise passes, then at most one commit pass."""
+        """Return the passes of a chunk in order: denoise passes, then at most one commit pass.
+
+        Args:
+            chunk_index: Its number as ``passes_index`` counts: 0 is the first chunk that is generated.
+        """
 
     def opening_passes(self, chunk_index: int) -> Sequence[Pass]:
         """Return the passes of a chunk that finds no part-denoised latents of its own.
@@ -116,6 +120,31 @@ class Schedule(Component, ABC):
         Only a schedule that works ahead needs others than ``passes``.
         """
         return self.passes(chunk_index)
+
+    def passes_index(self, chunk_index: int, given_chunks: int) -> int:
+        """Return the number under which ``passes`` knows a chunk: how many were generated before it.
+
+        Image to video then begins as text to video does, with the first chunk's own steps (Causal Forcing's
+        public code). A schedule for which given chunks count says so here.
+
+        Args:
+            chunk_index: Its place in the stream.
+            given_chunks: How many before it were given.
+        """
+        return chunk_index - given_chunks
+
+    def passes_at(
+        self, chunk_index: int, *, given_chunks: int = 0, is_begun: bool = True
+    ) -> Sequence[Pass]:
+        """Return the passes of a chunk by its place in a stream.
+
+        Args:
+            chunk_index: Its place.
+            given_chunks: How many before it were given.
+            is_begun: Whether it finds part-denoised latents of its own.
+        """
+        index = self.passes_index(chunk_index, given_chunks)
+        return self.passes(index) if is_begun else self.opening_passes(index)
 
     @property
     def num_ahead(self) -> int:

@@ -282,7 +282,7 @@ class SelfForcing(PersistentStreamModule):
         """
         request = replace(
             self.request(text_BSD, clip_BFCHW, phase),
-            exit_of=lambda schedule, chunk: self.draw_exit_step(phase, chunk, schedule),
+            exit_of=partial(self.draw_exit_step, phase),
             keep_recomputes=keep_recomputes,
             persistent_state=self.persistent_state,
         )
@@ -308,10 +308,11 @@ class SelfForcing(PersistentStreamModule):
             kv_gradient=self.kv_gradient,
         )
 
-    def draw_exit_step(self, phase: str, chunk: int, schedule: Schedule | None = None) -> int:
+    def draw_exit_step(
+        self, phase: str, schedule: Schedule, chunk: int, given_chunks: int = 0
+    ) -> int:
         """Draw the pass at which chunks like ``chunk`` are left: one for all rows, chunks and ranks."""
-        schedule = self.generator.schedule if schedule is None else schedule
-        last = denoise_count(schedule, chunk) - 1
+        last = denoise_count(schedule, chunk, given_chunks) - 1
         if self.exit_step == "last":
             return last
         generator = self.generator_for(f"{phase} exit {min(chunk, 1)}", all_ranks_alike=True)
