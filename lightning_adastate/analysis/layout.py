@@ -174,11 +174,7 @@ class _LayoutObserver(StepObserver):
             after: The state after it.
         """
         backbone = self.backbone
-        passes = schedule.passes_at(
-            state.chunk,
-            given_chunks=state.given_chunks,
-            is_begun=state.pending_BFCHW is not None,
-        )
+        passes = schedule.passes_of(state)
         plan, _ = self.plans[-1]
         encodes = len(backbone.forwards) - len(passes)
         seen = []

@@ -182,7 +182,7 @@ def generated_chunks(schedule: Schedule, num_frames: int, context_frames: int) -
 
 def denoise_count(schedule: Schedule, chunk: int, given_chunks: int = 0) -> int:
     """Count a chunk's denoise passes, where so many chunks before it were given."""
-    passes = schedule.passes_at(chunk, given_chunks=given_chunks)
+    passes = schedule.passes_at(chunk, given_chunks)
     return sum(one.kind == "denoise" for one in passes)
 
 

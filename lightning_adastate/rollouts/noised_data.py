@@ -108,7 +108,7 @@ def _draw(
     schedule: Schedule, chunk: int, given_chunks: int, rows: int, generator: torch.Generator
 ) -> Tensor:
     """Draw a level of a chunk for every row: timestep and sigma, ``[B, 2]``."""
-    passes = schedule.passes_at(chunk, given_chunks=given_chunks)
+    passes = schedule.passes_at(chunk, given_chunks)
     passes = [one for one in passes if one.kind == "denoise"]
     levels = torch.tensor([[one.timestep, one.sigma] for one in passes])
     return levels[torch.randint(0, len(passes), (rows,), generator=generator)]

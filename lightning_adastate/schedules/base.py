@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from lightning_adastate.components import Component
+from lightning_adastate.types import StreamState
 
 AfterExit = Literal["commit", "finish"]
 """What follows when training leaves a chunk at an early pass.
@@ -133,18 +134,15 @@ class Schedule(Component, ABC):
         """
         return chunk_index - given_chunks
 
-    def passes_at(
-        self, chunk_index: int, *, given_chunks: int = 0, is_begun: bool = True
-    ) -> Sequence[Pass]:
-        """Return the passes of a chunk by its place in a stream.
+    def passes_at(self, chunk_index: int, given_chunks: int = 0) -> Sequence[Pass]:
+        """Return the passes of a chunk by its place in a stream, where so many before it were given."""
+        return self.passes(self.passes_index(chunk_index, given_chunks))
 
-        Args:
-            chunk_index: Its place.
-            given_chunks: How many before it were given.
-            is_begun: Whether it finds part-denoised latents of its own.
-        """
-        index = self.passes_index(chunk_index, given_chunks)
-        return self.passes(index) if is_begun else self.opening_passes(index)
+    def passes_of(self, state: StreamState) -> Sequence[Pass]:
+        """Return the passes of a stream's next chunk."""
+        index = self.passes_index(state.chunk, state.given_chunks)
+        begun = state.pending_BFCHW is not None
+        return self.passes(index) if begun else self.opening_passes(index)
 
     @property
     def num_ahead(self) -> int:

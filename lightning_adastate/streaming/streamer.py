@@ -256,11 +256,7 @@ class Streamer(nn.Module):
                 f"a chunk that is finished after its exit passes no gradient on: `kv_gradient` must be "
                 f"'detach', got {kv_gradient!r}"
             )
-        passes = self.schedule.passes_at(
-            state.chunk,
-            given_chunks=state.given_chunks,
-            is_begun=state.pending_BFCHW is not None,
-        )
+        passes = self.schedule.passes_of(state)
         steps = [one for one in passes if one.kind == "denoise"]
         plan = self.plan(state, event, working_ahead=given_BFCHW is None)
         if given_BFCHW is not None and not plan.num_state:
@@ -287,7 +283,7 @@ class Streamer(nn.Module):
                     past, context.draw(len(passes) + 1, "content", plan.num_content)
                 )
             cached_output = self._commit(
-                context, commit_pass, past, cached_output, kv_gradient, step=len(passes)
+                context, commit_pass, past, cached_output, kv_gradient
             )
         assert cached_output is not None
         grid = self.backbone.token_grid(*state.latent_shape[1:])
@@ -461,17 +457,13 @@ class Streamer(nn.Module):
         x0_BFCHW: Tensor,
         exit_pass: BackboneOutput | None,
         kv_gradient: KVGradient,
-        *,
-        step: int,
     ) -> BackboneOutput:
-        """Run the clean pass and return what it gave, under the chosen gradient rule.
-
-        Its noise, if it has any, is that of ``step``.
-        """
+        """Run the clean pass and return what it gave, under the chosen gradient rule."""
         through = context.grad and kv_gradient in ("state", "all")
         with torch.set_grad_enabled(through):
             clean = x0_BFCHW if through else x0_BFCHW.detach()
             if commit_pass.input_sigma:
+                step = len(self.schedule.passes_of(context.state))
                 clean = add_noise(clean, context.draw_live(step), commit_pass.input_sigma)
             out = context.forward(
                 clean,

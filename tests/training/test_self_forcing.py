@@ -1,8 +1,8 @@
 """Self-forcing: recorded gradients, counts, the average."""
 
 import itertools
-from functools import partial
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
