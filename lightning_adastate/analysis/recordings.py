@@ -78,6 +78,8 @@ def read_case(path: str) -> dict[str, Tensor]:
     Raises:
         ValueError: If it does not.
     """
+    if Path(path).is_dir():
+        raise ValueError(f"the case {path!r} is a folder; give its .safetensors file")
     try:
         tensors: dict[str, Tensor] = load_file(path)
     except (OSError, SafetensorError) as error:
@@ -140,8 +142,16 @@ def read_layout(case: str, layout: str | None) -> Layout:
     if not path.exists() and layout is None:
         return {"chunks": []}
     try:
-        recorded: Layout = json.loads(path.read_text())
-        recorded["chunks"]
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"cannot read the layout {str(path)!r}: {error!r}") from error
+        recorded: Layout = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"cannot read the layout {str(path)!r}: {error.strerror}") from error
+    except ValueError as error:
+        raise ValueError(f"the layout {str(path)!r} is no JSON: {error}") from error
+    chunks = recorded.get("chunks") if isinstance(recorded, dict) else None
+    if not isinstance(chunks, list) or any(
+        not isinstance(each, dict) or "chunk" not in each for each in chunks
+    ):
+        raise ValueError(
+            f"the layout {str(path)!r} needs a list `chunks` of mappings with `chunk`, the number of each"
+        )
     return recorded

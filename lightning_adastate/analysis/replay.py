@@ -54,6 +54,8 @@ def run_replay(
     Raises:
         ValueError: If a file is missing or does not hold what is needed.
     """
+    if tolerance < 0.0:
+        raise ValueError(f"`tolerance` must be 0 or more, got {tolerance}")
     load_into(streamer.backbone, weights)
     tensors = Case(read_case(case))
     recorded = read_layout(case, layout)

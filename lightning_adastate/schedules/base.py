@@ -77,6 +77,9 @@ class Schedule(Component, ABC):
         ValueError: If a chunk has no frames.
     """
 
+    chunk_frames: int
+    first_chunk_frames: int
+
     def __init__(self, chunk_frames: int = 3, *, first_chunk_frames: int | None = None) -> None:
         for name, value in (
             ("chunk_frames", chunk_frames),

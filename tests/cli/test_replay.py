@@ -169,6 +169,29 @@ def test_a_wrong_gradient_is_noticed(tmp_path, capsys):
         replay("self_forcing_training", other, "--exit_step=0")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "is no JSON"),
+        ("[]", "needs a list `chunks`"),
+        ('{"chunks": 3}', "needs a list `chunks`"),
+        ('{"chunks": [{"start": 1}]}', "mappings with `chunk`"),
+    ],
+)
+def test_a_layout_that_is_none_is_refused(text, said, tmp_path):
+    layout = tmp_path / "layout.json"
+    layout.write_text(text)
+    with pytest.raises(ValueError, match=said):
+        replay("longlive", f"{CASE}.safetensors", f"--layout={layout}")
+
+
+def test_a_folder_and_a_negative_tolerance_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="is a folder; give its .safetensors file"):
+        replay("longlive", tmp_path)
+    with pytest.raises(ValueError, match="`tolerance` must be 0 or more, got -1"):
+        replay("longlive", f"{CASE}.safetensors", "--tolerance=-1")
+
+
 def test_a_pass_that_no_chunk_has_is_refused():
     with pytest.raises(ValueError, match=r"`exit_step` must be in \[0, 4\) in chunk 0, got 4"):
         replay("self_forcing_training", GOLDEN / "train_exit0.safetensors", "--exit_step=4")
