@@ -282,20 +282,12 @@ class Streamer(nn.Module):
                 past = taught.past(
                     past, context.draw(len(passes) + 1, "content", plan.num_content)
                 )
-            cached_output = self._commit(
-                context, commit_pass, past, cached_output, kv_gradient
-            )
+            cached_output = self._commit(context, commit_pass, past, cached_output, kv_gradient)
         assert cached_output is not None
         grid = self.backbone.token_grid(*state.latent_shape[1:])
+        clean = denoised.final_BFCHW
         after = close_chunk(
-            self.anchor,
-            self.cache,
-            state,
-            plan,
-            denoised.final_BFCHW,
-            cached_output,
-            kv_gradient,
-            grid,
+            self.anchor, self.cache, state, plan, clean, cached_output, kv_gradient, grid
         )
         hidden = denoised.exit_BFCHW[:, : plan.num_state] if plan.num_state else None
         return Chunk(
