@@ -1,11 +1,13 @@
-"""Our stream and our own naive one of the same window, in turns, with equal output.
+"""Our stream, our own naive one of the same window, with equal output, and the floor of both, in turns.
 
     python benchmarks/versus_plain.py            # about a minute on one core
     python benchmarks/versus_plain.py --chunks 30 --json out.json
 
 The plain stream (benchmarks/plain.py) joins and rotates the window in complex128 and embeds and projects
-the text in every layer and pass; public code does not, so this is no comparison with it. Columns: median milliseconds per chunk once both
-windows are full, ours also with compiled blocks; the ratios; the largest difference of the outputs. A chunk
+the text in every layer and pass; public code does not, so this is no comparison with it. The floor (benchmarks/floor.py)
+is the linear layers and the attention of the same passes alone. Columns: median milliseconds of CPU time (all threads of
+this process) per chunk once the windows are full, ours also with compiled blocks; the ratios; the share of the floor;
+the largest difference of the outputs. The rows above them are in wall-clock time, which other work disturbs. A chunk
 is 3 latent frames in 4 denoise passes and a clean pass, behind a static sink of 3 frames; text has 512 tokens.
 """
 
@@ -13,9 +15,11 @@ import argparse
 import statistics
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from bound import MatmulRate, chunk_flops
+from floor import Floor
 from plain import PlainStream
 from rich.console import Console
 from rich.progress import track
@@ -37,11 +41,18 @@ SIZES = {  # dim, heads, layers, latent (C, H, W), budget
 }
 
 
-def timed(stream) -> tuple[torch.Tensor, float]:
-    start = time.perf_counter()
+class Spent(NamedTuple):
+    """Milliseconds of a chunk, on the clock and of the CPU."""
+
+    wall: float
+    cpu: float
+
+
+def timed(stream) -> tuple[torch.Tensor, Spent]:
+    wall, cpu = time.perf_counter(), time.process_time()
     made = next(stream)
-    latents = made if isinstance(made, torch.Tensor) else made.latents_BFCHW
-    return latents, 1e3 * (time.perf_counter() - start)
+    spent = Spent(1e3 * (time.perf_counter() - wall), 1e3 * (time.process_time() - cpu))
+    return made if isinstance(made, torch.Tensor) else made.latents_BFCHW, spent
 
 
 def first_ms(begin) -> float:
@@ -55,7 +66,7 @@ def first_ms(begin) -> float:
 
 
 def measure(name: str, chunks: int) -> tuple[list[Row], dict[str, float]]:
-    """Run the three streams in turns and return rows, medians, ratios and the largest difference."""
+    """Run the streams in turns and return rows, medians, ratios and the largest difference."""
     dim, heads, layers, latent, budget = SIZES[name]
     torch.manual_seed(0)
     model = WanTransformer(
@@ -79,11 +90,12 @@ def measure(name: str, chunks: int) -> tuple[list[Row], dict[str, float]]:
         "ours": lambda: streamer.stream(streamer.start(text, latent_shape=latent)),
         "compiled": lambda: streamer.stream(streamer.start(text, latent_shape=latent)),
         "plain": lambda: PlainStream(model, schedule, SINK, budget).stream(text, latent),
+        "floor": lambda: Floor(model, schedule, budget, text, latent).stream(),
     }
     streams = {key: start() for key, start in begin.items()}
     rate = MatmulRate(CPU, torch.float32)
     warm, worst = budget // CHUNK + 4, 0.0
-    times: dict[str, list[float]] = {key: [] for key in streams}
+    times: dict[str, list[Spent]] = {key: [] for key in streams}
     for index in track(range(warm + chunks), name, transient=True):
         made = {}
         if index >= warm:
@@ -95,7 +107,7 @@ def measure(name: str, chunks: int) -> tuple[list[Row], dict[str, float]]:
                 times[key].append(spent)
         gaps = [(made[key] - made["plain"]).abs().max().item() for key in ("ours", "compiled")]
         worst = max(worst, *gaps)
-    row = {f"{key}_ms": statistics.median(values) for key, values in times.items()}
+    row = {f"{key}_ms": statistics.median(each.cpu for each in times[key]) for key in streams}
     bound = rate.bound_ms(chunk_flops(streamer, latent))
     # A stream's first chunks run plain with compiled blocks too.
     firsts = {key: first_ms(start) for key, start in begin.items()}
@@ -110,7 +122,7 @@ def measure(name: str, chunks: int) -> tuple[list[Row], dict[str, float]]:
             cached_frames=budget - SINK - CHUNK,
             anchor=f"sink of {SINK}",
             streams=1,
-            ms=row[f"{key}_ms"],
+            ms=statistics.median(each.wall for each in times[key]),
             frames=CHUNK * PIXELS,
             first_ms=firsts[key],
             bound_ms=bound,
@@ -121,6 +133,8 @@ def measure(name: str, chunks: int) -> tuple[list[Row], dict[str, float]]:
         **row,
         "plain / ours": row["plain_ms"] / row["ours_ms"],
         "plain / compiled": row["plain_ms"] / row["compiled_ms"],
+        "floor / ours": row["floor_ms"] / row["ours_ms"],
+        "floor / compiled": row["floor_ms"] / row["compiled_ms"],
         "largest_difference": worst,
     }
 
@@ -139,14 +153,17 @@ def main() -> None:
         more, found[name] = measure(name, args.chunks)
         rows += more
     print_rows(rows)
-    table = Table(title="ours and plain in turns")
-    columns = ["ours_ms", "compiled_ms", "plain_ms", "plain / ours", "plain / compiled"]
-    for column in ("model", *columns, "largest difference"):
+    table = Table(title="in turns, CPU time")
+    columns = [f"{key}_ms" for key in ("ours", "compiled", "plain", "floor")]
+    ratios = ["plain / ours", "plain / compiled"]
+    shares = ["floor / ours", "floor / compiled"]
+    for column in ("model", *columns, *ratios, *shares, "largest difference"):
         table.add_column(column, justify="left" if column == "model" else "right")
     for name, row in found.items():
-        numbers = [f"{row[column]:.2f}" for column in columns]
+        numbers = [f"{row[column]:.2f}" for column in (*columns, *ratios)]
+        numbers += [f"{row[column]:.0%}" for column in shares]
         table.add_row(name, *numbers, f"{row['largest_difference']:.1e}")
-    Console().print(table)
+    Console(width=max(Console().width, 150)).print(table)
     write(args.json, rows, found)
 
 

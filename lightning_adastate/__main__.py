@@ -66,8 +66,11 @@ def main(args: Sequence[str] | None = None) -> int:
     if os.environ.get(DEBUG, "").lower() in ("1", "yes", "on"):
         os.environ[DEBUG] = "true"  # the only word its parser takes
     find_third_party_classes()
+    code = 2
     try:
-        return dispatch(resolve_arguments(given))
+        resolved = resolve_arguments(given)
+        code = 1
+        return dispatch(resolved)
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except KeyboardInterrupt:
@@ -76,7 +79,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if os.environ.get(DEBUG) == "true":
             raise
         print(f"error: {first_sentence(error)}", file=sys.stderr)
-        return 1
+        return code
 
 
 def dispatch(args: Sequence[str]) -> int:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -27,14 +29,32 @@ def put_in_place(partial: Path, target: Path) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
-    """Hand out a path to write to; the file gets its name when the block ends, or goes if it fails."""
+    """Hand out a path to write to; the file gets its name when the block ends, or goes if it fails.
+
+    Raises:
+        OSError: Naming ``path``, if it cannot be written.
+    """
     target, partial = Path(path), partial_path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
+    with _named_after(target, partial):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            put_in_place(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _named_after(target: Path, partial: Path) -> Iterator[None]:
+    """Let errors of the system name what was meant: a full disk names no file, others the partial one."""
     try:
-        yield partial
-        put_in_place(partial, target)
-    finally:
-        partial.unlink(missing_ok=True)
+        yield
+    except OSError as error:
+        name = error.filename
+        hidden = isinstance(name, str) and Path(name).is_relative_to(partial)
+        if error.errno is not None and (name is None or hidden):
+            error.filename, error.filename2 = str(target), None
+        raise
 
 
 @contextlib.contextmanager
@@ -45,13 +65,14 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         OSError: If there is something of that name by then.
     """
     target, partial = Path(path), partial_path(path)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        partial.mkdir()
-        yield partial
-        partial.rename(target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with _named_after(target, partial):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            partial.mkdir()
+            yield partial
+            partial.rename(target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -63,14 +84,25 @@ def write_text(path: str | Path, text: str) -> None:
 def save_tensors(
     path: str | Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None
 ) -> None:
-    """Write a safetensors file whole or not at all."""
+    """Write a safetensors file whole or not at all.
+
+    Raises:
+        OSError: Naming ``path``, if it cannot be written: a full disk, a missing permission.
+    """
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with whole_file(path) as partial:
         partial.touch()
         mode = (
             partial.stat().st_mode
         )  # the user's own, as every other file has; safetensors' is 0600
-        save_file(copies, partial, metadata=dict(metadata or {}))
+        try:
+            save_file(copies, partial, metadata=dict(metadata or {}))
+        except SafetensorError as error:  # the system's own errors are in its text alone
+            found = re.search(r"\(os error (\d+)\)", str(error))
+            if found is None:
+                raise
+            number = int(found[1])
+            raise OSError(number, os.strerror(number), str(partial)) from error
         partial.chmod(mode)
 
 

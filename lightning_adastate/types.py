@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_adastate.kv import KV, Contents, TokenPlaces
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 
 class TextKV(NamedTuple):
@@ -162,6 +162,7 @@ class StreamState:
         prompt: Index of the prompt in force.
         seed: Seed of the noise.
         stream_ids: One identity per row; noise depends on it and not on the row.
+        given_chunks: How many of the chunks so far were given; the schedule need not count them.
         timeline: Events still to come or past, by chunk.
         recent_BFCHW: Last clean latents, kept for a re-cache.
         history: Evicted frames that a commit pass may still read (Rolling Forcing), oldest first.
@@ -179,6 +180,7 @@ class StreamState:
     prompt: int
     seed: int
     stream_ids: tuple[int, ...]
+    given_chunks: int = 0
     timeline: tuple[Event, ...] = ()
     recent_BFCHW: Tensor | None = None
     history: tuple[KV, ...] = ()

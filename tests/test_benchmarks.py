@@ -55,6 +55,15 @@ def test_the_plain_stream_makes_the_same_video_without_a_sink_for_two_prompts(sc
         torch.testing.assert_close(a.latents_BFCHW, b, rtol=0, atol=1e-5)
 
 
+def test_the_floor_has_the_products_of_a_chunk_of_a_full_window(script):
+    bound, backbone, schedule = script("bound"), golden_backbone(), FewStepSchedule(3)
+    cache = RelativisticCache(budget_frames=12)
+    streamer = Streamer(backbone, anchor=StaticAnchor(3), cache=cache, schedule=schedule)
+    floor = script("floor").Floor(backbone, schedule, 12, text(), LATENT).stream()
+    counted = bound.counted(lambda: next(floor))
+    assert counted == bound.chunk_flops(streamer, LATENT)
+
+
 @pytest.mark.parametrize("anchor", [StaticAnchor(1), AdaptiveAnchor(1)], ids=["static", "state"])
 def test_the_bound_counts_what_a_chunk_of_a_full_window_computes(script, anchor):
     bound = script("bound")

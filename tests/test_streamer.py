@@ -17,8 +17,9 @@ from lightning_adastate.backbones.masks import teacher_forcing_mask
 from lightning_adastate.caches import RelativisticCache, SlidingCache
 from lightning_adastate.flow import add_noise
 from lightning_adastate.noise import NoiseKey, RecordedNoise
-from lightning_adastate.streaming.streamer import StreamBuffers
-from lightning_adastate.types import KV, Event
+from lightning_adastate.streaming.state_file import load_stream_state, save_stream_state
+from lightning_adastate.streaming.streamer import StreamBuffers, Streamer
+from lightning_adastate.types import KV, Event, StreamState
 
 ANCHORS = {
     "none": lambda: StaticAnchor(0),
@@ -190,6 +191,39 @@ def test_given_frames_are_kept_and_continued():
     assert torch.equal(state.recent_BFCHW, given)
     with pytest.raises(ValueError, match="fill whole chunks"):
         model.prefill(begin(model), given[:, :4])
+
+
+def passes_of(model: Streamer, state: StreamState) -> list[float]:
+    """The timesteps of the next chunk's passes, as the backbone sees them."""
+    seen, forward = [], model.backbone.forward
+
+    def spy(*inputs, timestep_BF, **options):
+        seen.append(round(float(timestep_BF[0, -1])))
+        return forward(*inputs, timestep_BF=timestep_BF, **options)
+
+    model.backbone.forward = spy
+    model.step(state)
+    model.backbone.forward = forward
+    return seen
+
+
+def test_the_first_chunk_that_is_generated_has_the_first_chunks_steps(tmp_path):
+    """Causal Forcing frame-wise, image to video: its public code counts the blocks behind the image."""
+    model = streamer(
+        StaticAnchor(0),
+        chunk_frames=1,
+        steps=(1000, 500),
+        first_chunk_steps=(1000, 750, 500, 250),
+        shift=1.0,
+    )
+    first, later = [1000, 750, 500, 250, 0], [1000, 500, 0]
+    assert passes_of(model, begin(model)) == first
+    state = model.prefill(begin(model), torch.randn(1, 2, *LATENT))
+    assert passes_of(model, state) == first
+    state = model.step(state).state
+    assert passes_of(model, state) == later
+    save_stream_state(tmp_path / "state", model.prefill(begin(model), torch.randn(1, 1, *LATENT)))
+    assert passes_of(model, model.resume(load_stream_state(tmp_path / "state"))) == first
 
 
 def test_a_hidden_state_is_denoised_beside_given_frames():

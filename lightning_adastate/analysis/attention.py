@@ -11,6 +11,7 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_adastate.analysis.layout import lay_out
 from lightning_adastate.rope import rope_table, rotate
 from lightning_adastate.streaming.context import ChunkContext, PassReads
 from lightning_adastate.streaming.observer import StepObserver
@@ -85,12 +86,35 @@ def probe_attention(
     """
     if num_chunks < 1:
         raise ValueError(f"`num_chunks` must be 1 or more, got {num_chunks}")
+    return _probed(streamer, state, num_chunks)
+
+
+def _probed(
+    streamer: Streamer, state: StreamState, num_chunks: int
+) -> Iterator[tuple[Chunk, tuple[PassMass, ...]]]:
+    """Stream; apart from the check, which must not wait for the first chunk."""
     probe = AttentionProbe()
     for _ in range(num_chunks):
         with torch.no_grad():
             chunk = streamer.step(state, observer=probe)
         yield chunk, probe.collect()
         state = chunk.state
+
+
+def nothing_read(streamer: Streamer, num_chunks: int) -> str:
+    """Return what to say where no pass of so many chunks read a frame from memory."""
+    anchor, cache, schedule = streamer.anchor, streamer.cache, streamer.schedule
+    chunks = cache.max_frames // schedule.chunk_frames + anchor.num_frames + 2
+    for chunk in lay_out(anchor, cache, schedule, chunks):
+        if any(not slot.is_live for one in chunk.passes for slot in one.slots):
+            return (
+                f"no pass of {num_chunks} chunks reads a frame from memory; the first that does is in chunk "
+                f"{chunk.index}: ask for {chunk.index + 1} or more `--chunks`"
+            )
+    return (
+        f"no pass of this configuration reads a frame from memory: {type(anchor).__name__} shows none, and the window "
+        "of its cache is full with the chunk itself; give it an anchor or a larger window"
+    )
 
 
 def frame_shares(

@@ -174,8 +174,7 @@ class _LayoutObserver(StepObserver):
             after: The state after it.
         """
         backbone = self.backbone
-        begun = state.pending_BFCHW is not None
-        passes = (schedule.passes if begun else schedule.opening_passes)(state.chunk)
+        passes = schedule.passes_of(state)
         plan, _ = self.plans[-1]
         encodes = len(backbone.forwards) - len(passes)
         seen = []

@@ -7,42 +7,24 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
-from lightning_adastate.analysis.recordings import (
-    LEFT_ASIDE,
-    LayoutChunk,
-    read_case,
-    read_layout,
-)
-from lightning_adastate.noise import NoiseKey, NoiseSource, RecordedNoise
+from lightning_adastate.analysis.recorded_gradients import compare_gradients, holds_gradients
+from lightning_adastate.analysis.recorded_stream import Beginning, begin
+from lightning_adastate.analysis.recordings import Case, read_case, read_layout
 from lightning_adastate.rope import rope_table, rotate
+from lightning_adastate.streaming.commit import KVGradient
+from lightning_adastate.streaming.context import ChunkContext
+from lightning_adastate.streaming.observer import StepObserver
 from lightning_adastate.streaming.streamer import Streamer
-from lightning_adastate.types import KV, Chunk, Event, StreamState
+from lightning_adastate.types import KV, Chunk, StreamState
 from lightning_adastate.weights import load_into
 
 LABEL = re.compile(r"[frs]\d+|ema\d+|mem_(long|short)")
 """Names of cache slots; see ``cache_by_label``."""
-
-
-class Case(dict[str, Tensor]):
-    """A case's tensors, and which of them were looked at: what is left over was not compared."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__(tensors)
-        self.used: set[str] = set()
-
-    def __getitem__(self, name: str) -> Tensor:
-        self.used.add(name)
-        return super().__getitem__(name)
-
-    @property
-    def left_over(self) -> list[str]:
-        """Return the tensors that nobody looked at, though they say something of their own."""
-        return [n for n in sorted(self.keys() - self.used) if not LEFT_ASIDE.fullmatch(n)]
 
 
 def run_replay(
@@ -52,40 +34,50 @@ def run_replay(
     case: str,
     layout: str | None = None,
     tolerance: float = 1e-5,
+    exit_step: int | None = None,
+    kv_gradient: KVGradient = "detach",
 ) -> int:
     """Replay ``case``, print the differences per chunk and overall, and return the exit code.
 
     It is 0 only if everything that the case holds was compared, and is within the tolerance.
 
+    Args:
+        streamer: The components that are to agree with the recording.
+        weights: File of the backbone's weights.
+        case: The recording.
+        layout: What its slots hold and what happened on the way; ``None`` is the file beside it.
+        tolerance: Largest difference: of latents, states and caches absolute, of a loss and of each gradient
+            relative (to its norm).
+        exit_step: The denoise pass at which the recording left every chunk; ``None`` is the last.
+        kv_gradient: What cached keys and values passed back, where the case holds gradients.
+
     Raises:
         ValueError: If a file is missing or does not hold what is needed.
     """
+    if tolerance < 0.0:
+        raise ValueError(f"`tolerance` must be 0 or more, got {tolerance}")
     load_into(streamer.backbone, weights)
     tensors = Case(read_case(case))
     recorded = read_layout(case, layout)
     labels = recorded.get("slots_after", {})
-    state, noise, chunk_count = prepare(streamer.eval(), tensors, recorded["chunks"])
-    expected = tensors["latents"]
-    worst = 0.0
-    start = 0
-    for index in range(chunk_count):
-        gaps = compare_opened(streamer, state, tensors, labels)
-        with torch.no_grad():
-            chunk = streamer.step(state, noise=noise)
-        stop = start + chunk.latents_BFCHW.shape[1]
-        difference = _distance(chunk.latents_BFCHW, expected[:, start:stop])
-        line = f"chunk {index:3d}  frames {start:4d}-{stop - 1:<4d} max abs difference {difference:.3e}"
-        gaps |= compare_states(chunk, tensors)
-        gaps |= compare_cache(chunk.state, tensors, labels, f"chunk{index:02d}")
-        print(line, *(f" {name} {gap:.3e}" for name, gap in gaps.items()))
-        worst = max([worst, difference, *gaps.values()])
-        state, start = chunk.state, stop
+    graph = holds_gradients(tensors)
+    with torch.set_grad_enabled(graph):
+        beginning = begin(streamer.eval(), tensors, recorded["chunks"], exit_step)
+        chunks = list(_steps(streamer, beginning, exit_step, kv_gradient if graph else "detach"))
+    worst, frames = _compare_chunks(chunks, beginning, tensors, labels)
     if "kv0_k" in tensors:
-        difference = compare_rotated(streamer, state, tensors)
+        difference = compare_rotated(streamer, chunks[-1][1].state, tensors)
         print(f"final cache, rotated at frame indices: max abs difference {difference:.3e}")
         worst = max(worst, difference)
+    if graph:
+        latents = [beginning.given_BFCHW, *(chunk.latents_BFCHW for _, chunk in chunks)]
+        gaps = compare_gradients(streamer.backbone, torch.cat(latents, dim=1), tensors)
+        print(*(f"{name} {gap:.3e}" for name, gap in gaps.items()))
+        worst = max(worst, *gaps.values())
     verdict = "within" if worst <= tolerance else "ABOVE"
-    print(f"max abs difference {worst:.3e} over {start} frames: {verdict} tolerance {tolerance:g}")
+    print(
+        f"max abs difference {worst:.3e} over {frames} frames: {verdict} tolerance {tolerance:g}"
+    )
     if tensors.left_over:
         print(
             f"NOT COMPARED, the configuration or the layout has no place for it: {', '.join(tensors.left_over)}"
@@ -93,91 +85,67 @@ def run_replay(
     return 0 if worst <= tolerance and not tensors.left_over else 1
 
 
-def prepare(
-    streamer: Streamer, tensors: Mapping[str, Tensor], layout: Sequence[LayoutChunk]
-) -> tuple[StreamState, NoiseSource, int]:
-    """Return the stream to start from, the recorded noise, and the number of chunks."""
-    noise = tensors["noise"]
-    _, frames, channels, height, width = noise.shape
-    sizes = streamer.schedule.chunks_of(frames)
-    names = [f"text.{i}" for i in range(len(tensors)) if f"text.{i}" in tensors] or ["text"]
-    state = streamer.start(
-        tensors[names[0]],
-        latent_shape=(channels, height, width),
-        later_texts=[tensors[name] for name in names[1:]],
-        timeline=timeline_of(layout, streamer.anchor.num_frames),
-    )
-    draws = recorded_draws(streamer, tensors, sizes)
-    return state, RecordedNoise(draws), len(sizes)
+class _Opening(StepObserver):
+    """Keep the state as the events at a chunk's start leave it."""
+
+    state: StreamState
+
+    def on_context(self, context: ChunkContext, *, reencodes: bool) -> None:
+        """The chunk's own context comes after those that encode anew."""
+        if not reencodes:
+            self.state = context.state
 
 
-def recorded_draws(
-    streamer: Streamer, tensors: Mapping[str, Tensor], sizes: Sequence[int]
-) -> dict[NoiseKey, Tensor]:
-    """Lay the recorded draws out by chunk, step and slot."""
-    noise = tensors["noise"]
-    batch = noise.shape[0]
-    hidden = streamer.anchor.num_state_frames > 0
-    names = iter(sorted(name for name in tensors if re.fullmatch(r"drawn\.\d+", name)))
-    draws: dict[NoiseKey, Tensor] = {}
-    start = 0
-    for chunk, size in enumerate(sizes):
-        draws[NoiseKey(chunk, 0, "content")] = noise[:, start : start + size]
-        if hidden and "state_noise" in tensors:
-            draws[NoiseKey(chunk, 0, "state")] = tensors["state_noise"][None, chunk]
-        passes = [one for one in streamer.schedule.passes(chunk) if one.kind == "denoise"]
-        for step in range(1, len(passes)):
-            if hidden and "renoise_content" in tensors:
-                draws[NoiseKey(chunk, step, "content")] = tensors["renoise_content"][
-                    None, chunk, step - 1
-                ]
-                draws[NoiseKey(chunk, step, "state")] = tensors["renoise_state"][
-                    None, chunk, step - 1
-                ]
-            elif (name := next(names, None)) is not None:
-                flat = tensors[name]
-                draws[NoiseKey(chunk, step, "content")] = flat.unflatten(0, (batch, -1))
-        start += size
-    return draws
-
-
-def timeline_of(layout: Sequence[LayoutChunk], anchor_frames: int) -> list[Event]:
-    """Translate a layout's switches, flushes, cuts and re-encodes into events."""
-    events = []
-    before = layout[0].get("text", 0) if layout else 0
-    for chunk in layout:
-        prompt, happened = chunk.get("text", before), chunk.get("event") or {}
-        if prompt == before and not happened:
-            continue
-        queries, kept = happened.get("queries", []), happened.get("kept")
-        sink_kept = happened.get("sink_kept", True)
-        protected = sink_kept and bool(queries) and queries[0] not in ("r0", "f0")
-        events.append(
-            Event(
-                chunk=chunk["chunk"],
-                prompt=prompt if prompt != before else None,
-                keep_frames=None if kept is None else len(kept) - anchor_frames,
-                live_start=chunk["denoise"]["k"][0] if happened.get("cut") else None,
-                recache_frames=len(queries) - (anchor_frames if protected else 0),
-                reset_anchor=not sink_kept,
-            )
+def _steps(
+    streamer: Streamer, beginning: Beginning, exit_step: int | None, kv_gradient: KVGradient
+) -> Iterator[tuple[StreamState, Chunk]]:
+    """Yield every chunk, and the state after the events that opened it."""
+    state = beginning.state
+    for _ in range(beginning.num_chunks):
+        opening = _Opening()
+        chunk = streamer.step(
+            state,
+            noise=beginning.noise,
+            exit_step=exit_step,
+            kv_gradient=kv_gradient,
+            observer=opening,
         )
-        before = prompt
-    return events
+        yield opening.state, chunk
+        state = chunk.state
+
+
+@torch.no_grad()
+def _compare_chunks(
+    chunks: list[tuple[StreamState, Chunk]],
+    beginning: Beginning,
+    tensors: Case,
+    labels: Mapping[str, list[str]],
+) -> tuple[float, int]:
+    """Print the differences chunk by chunk; return the largest, and how many frames there are."""
+    expected, start = tensors["latents"], beginning.given_BFCHW.shape[1]
+    worst = _distance(beginning.given_BFCHW, expected[:, :start]) if start else 0.0
+    if start:
+        print(f"given      frames    0-{start - 1:<4d} max abs difference {worst:.3e}")
+    for opened, chunk in chunks:
+        gaps = compare_opened(opened, tensors, labels)
+        stop = start + chunk.latents_BFCHW.shape[1]
+        difference = _distance(chunk.latents_BFCHW, expected[:, start:stop])
+        line = f"chunk {chunk.index:3d}  frames {start:4d}-{stop - 1:<4d} max abs difference {difference:.3e}"
+        gaps |= compare_states(chunk, tensors)
+        gaps |= compare_cache(chunk.state, tensors, labels, f"chunk{chunk.index:02d}")
+        print(line, *(f" {name} {gap:.3e}" for name, gap in gaps.items()))
+        worst = max([worst, difference, *gaps.values()])
+        start = stop
+    return worst, start
 
 
 def compare_opened(
-    streamer: Streamer,
-    state: StreamState,
-    tensors: Mapping[str, Tensor],
-    labels: Mapping[str, list[str]],
+    opened: StreamState, tensors: Mapping[str, Tensor], labels: Mapping[str, list[str]]
 ) -> dict[str, float]:
-    """Return the differences of what an event encodes anew before the next chunk, where it is recorded."""
-    tag = f"recache{state.chunk:02d}"
+    """Return the differences of what an event encoded anew before a chunk, where it is recorded."""
+    tag = f"recache{opened.chunk:02d}"
     if f"cache0.{tag}.k" not in tensors:
         return {}
-    with torch.no_grad():
-        opened, _ = streamer.open_chunk(state)
     gaps = compare_cache(opened, tensors, labels, tag)
     return {f"re-encoded {name}": gap for name, gap in gaps.items()}
 

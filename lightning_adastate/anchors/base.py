@@ -28,6 +28,8 @@ class Anchor(Component, nn.Module, ABC):
         ValueError: If ``num_frames`` is negative.
     """
 
+    num_frames: int
+
     num_state_frames: int = 0
     """Hidden frames denoised together with each chunk once the anchor has begun (AdaState's F_s)."""
 

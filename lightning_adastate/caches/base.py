@@ -27,6 +27,11 @@ class Cache(Component, ABC):
         ValueError: If not exactly one of both is given, it is not positive, or the others do not fit it.
     """
 
+    window_frames: int | None
+    budget_frames: int | None
+    compress_to: int | None
+    history_frames: int
+
     def __init__(
         self,
         *,

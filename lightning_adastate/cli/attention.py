@@ -6,17 +6,17 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import track
 
-from lightning_adastate.analysis.attention import probe_attention
+from lightning_adastate.analysis.attention import nothing_read, probe_attention
 from lightning_adastate.analysis.attention_pictures import attention_picture
 from lightning_adastate.analysis.attention_text import as_plain, table_of
 from lightning_adastate.data import read_prompts
-from lightning_adastate.files import output_folder
+from lightning_adastate.files import output_folder, write_text
 from lightning_adastate.recipes.loading import build_streaming, import_families, recipe_parser
 from lightning_adastate.recipes.parser import SentenceParser
+from lightning_adastate.weights.placement import named_device
 
 DESCRIPTION = """Stream a recipe and measure, in every pass, layer and head, which share of the attention to cached
 frames each of them gets (AdaState section 3.1): does the anchor dominate? The stream is the one that `generate`
@@ -47,22 +47,21 @@ def main(args: Sequence[str] | None = None) -> int:
     import_families()
     parser = attention_parser()
     parsed = parser.parse_args(args)
-    module = build_streaming(parser, parsed.model, parsed.weights)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    module = module.to(device if parsed.device == "auto" else parsed.device)
-    state = module.open_stream(read_prompts(parsed.prompts), seed=parsed.seed)
-    made = probe_attention(module.streamer, state, parsed.chunks)
-    seen = [mass for _, masses in track(made, "streaming", parsed.chunks) for mass in masses]
-    if not seen:
-        raise ValueError(
-            f"no pass of {parsed.chunks} chunks reads a cached frame; ask for more `--chunks`"
-        )
+    if parsed.model is None:
+        parser.error("the following arguments are required: model")
+    device = named_device(parsed.device)
+    prompts = read_prompts(parsed.prompts)
     console = Console()
-    console.print(table_of(seen))
     with output_folder(parsed.output):
-        parsed.output.mkdir(parents=True, exist_ok=True)
+        module = build_streaming(parser, parsed.model, parsed.weights).to(device)
+        state = module.open_stream(prompts, seed=parsed.seed)
+        made = probe_attention(module.streamer, state, parsed.chunks)
+        seen = [mass for _, masses in track(made, "streaming", parsed.chunks) for mass in masses]
+        if not seen:
+            raise ValueError(nothing_read(module.streamer, parsed.chunks))
+        console.print(table_of(seen))
         title = type(module.streamer.anchor).__name__
         attention_picture(parsed.output / "attention.png", seen, title=title)
-        (parsed.output / "attention.json").write_text(json.dumps([as_plain(m) for m in seen]))
+        write_text(parsed.output / "attention.json", json.dumps([as_plain(m) for m in seen]))
     console.print(f"written to {parsed.output}: attention.json, attention.png")
     return 0

@@ -22,4 +22,6 @@ def main(args: Sequence[str] | None = None) -> int:
         case=config.case,
         layout=config.layout,
         tolerance=config.tolerance,
+        exit_step=config.exit_step,
+        kv_gradient=config.kv_gradient,
     )

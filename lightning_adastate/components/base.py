@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import inspect
+import sys
+import traceback
 from abc import ABCMeta
 from collections.abc import Mapping
+from pathlib import Path
 from typing import ClassVar, NamedTuple, TypeVar
+
+from torch import nn
 
 from lightning_adastate.components.describe import describe, qualified_name
 
@@ -43,7 +48,13 @@ class RecordingMeta(ABCMeta):
         except TypeError:  # the constructor says it better
             given = {}
         record = _record(cls, given)
-        built: Built = type.__call__(cls, *args, **kwargs)
+        try:
+            built: Built = type.__call__(cls, *args, **kwargs)
+        except (LookupError, AttributeError, NameError) as error:
+            raise ValueError(
+                f"{record.name} cannot be built: {_author_error(cls, error)}"
+            ) from error
+        _check_initialised(built, record.name)
         built.__dict__[RECORD] = record
         return built
 
@@ -88,6 +99,40 @@ class Component(metaclass=RecordingMeta):
     def __repr__(self) -> str:
         """Name the class and all arguments."""
         return _line(type(self).__name__, _record_of(self).arguments)
+
+
+def _author_error(cls: type, error: Exception) -> str:
+    """Return what went wrong in a constructor, and where in the author's file: its own text may be a name alone."""
+    places = traceback.extract_tb(error.__traceback__)
+    module = sys.modules.get(cls.__module__)
+    own = [place for place in places if place.filename == getattr(module, "__file__", None)]
+    place = (own or places)[-1]
+    return f"{type(error).__name__} {error} ({Path(place.filename).name}, line {place.lineno})"
+
+
+def _check_initialised(built: object, name: str) -> None:
+    """Refuse an object whose class forgot its base's constructor.
+
+    Every attribute that a base declares with a type and no value must be there, and what modules need.
+
+    Raises:
+        ValueError: Naming the attribute.
+    """
+    wanted = [
+        attribute
+        for base in type(built).__mro__
+        if issubclass(base, Component)
+        for attribute in inspect.get_annotations(base)
+        if not attribute.startswith("_")
+    ]
+    missing = [attribute for attribute in wanted if not hasattr(built, attribute)]
+    if isinstance(built, nn.Module) and "_parameters" not in built.__dict__:
+        missing.append("parameters")
+    if missing:
+        raise ValueError(
+            f"{name} lacks what its base class sets (`{missing[0]}`): its __init__ must begin with "
+            "super().__init__(...)"
+        )
 
 
 def _bound_arguments(

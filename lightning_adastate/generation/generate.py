@@ -239,11 +239,12 @@ def read_start(module: PixelStreaming, path: str) -> Tensor:
         ValueError: If it is unreadable, of another size, or shorter than the first chunk.
     """
     video = read_video(path)
-    size = tuple(video.shape[2:])
-    if size != tuple(module.frame_size):
+    size, wanted = tuple(video.shape[2:]), tuple(module.frame_size)
+    if size != wanted:
+        made_larger = size == tuple(size[0] // wanted[0] * side for side in wanted)
+        remedy = "make it with `--generation.upscale 1`" if made_larger else "scale it"
         raise ValueError(
-            f"{path!r} is {size[0]} x {size[1]} pixels, expected {module.frame_size[0]} x "
-            f"{module.frame_size[1]}; scale it, or set `model.frame_size`"
+            f"{path!r} is {size[0]} x {size[1]} pixels, expected {wanted[0]} x {wanted[1]}; {remedy}, or set `model.frame_size`"
         )
     schedule, codec = module.streamer.schedule, module.codec
     chunks, latent_frames, usable = 0, 0, 0

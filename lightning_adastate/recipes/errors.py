@@ -141,9 +141,50 @@ def _explain(cause: Cause, types: Mapping[str, object]) -> str:
         value = found[2] if found[2] is not None else cause.given
         return f"expected one of {found[1]}" + (f", got {value}" if value is not None else "")
     if cause.text.startswith(("No module named", "module ", "cannot import")) and cause.class_path:
-        return f"cannot import {cause.class_path!r}: {cause.text}"
-    text = cause.text[:1].lower() + cause.text[1:]
+        near = _nearest_in_module(cause.class_path, types.get(cause.where))
+        return f"cannot import {cause.class_path!r}: {cause.text}{near}"
+    if found := re.match(r"Expected an instantiatable class, but (\S+) is abstract", cause.text):
+        return _abstract(found[1])
+    # A sentence's first word goes on in ours; the name of a class stays as it is.
+    first = cause.text.split(maxsplit=1)[0]
+    text = (
+        cause.text if first[1:] != first[1:].lower() else first.lower() + cause.text[len(first) :]
+    )
     return text.replace(". Got value: ", ", got ")
+
+
+def _abstract(class_path: str) -> str:
+    """Return which methods an author has left out."""
+    kind = _find(class_path)
+    missing = sorted(getattr(kind, "__abstractmethods__", ()))
+    if not missing:
+        return f"{class_path} is abstract and cannot be built"
+    return (
+        f"{class_path} does not define {', '.join(f'`{name}`' for name in missing)}, which its base class demands; "
+        "write it, or give a class that has it"
+    )
+
+
+def _nearest_in_module(class_path: str, annotation: object) -> str:
+    """Return ``; did you mean X?`` for a class of a module that can be imported, or nothing."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        found = vars(importlib.import_module(module))
+    except (ImportError, ValueError):
+        return ""
+    bases = tuple(base for base in _classes(annotation) if base is not str) or (object,)
+    own = [n for n, kind in found.items() if inspect.isclass(kind) and issubclass(kind, bases)]
+    hint = nearest(name, [n for n in own if found[n].__module__ == module] or own)
+    return hint.replace("did you mean ", f"did you mean {module}.")
+
+
+def _find(class_path: str) -> object:
+    """Return a class by its import path; ``None`` if it cannot be found."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except (ImportError, ValueError):
+        return None
 
 
 def _unknown_class(name: str, cause: Cause, types: Mapping[str, object]) -> str:

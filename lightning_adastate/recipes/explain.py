@@ -12,7 +12,7 @@ from jsonargparse import ArgumentParser
 
 from lightning_adastate.recipes.errors import first_sentence, nearest, one_sentence
 from lightning_adastate.recipes.names import recipe_names
-from lightning_adastate.recipes.private_hooks import option_strings, option_types
+from lightning_adastate.recipes.private_hooks import option_strings, option_types, positionals
 
 EXAMPLES = {"replay": "replay/longlive", "compare": "toy/compare"}
 """Shipped recipes of the verbs that do not take a training recipe."""
@@ -25,13 +25,17 @@ COMPARE_ONLY = ("anchors", "arms", "world", "episodes", "horizons")
 def in_sentences(parser: ArgumentParser) -> Iterator[None]:
     """Turn what this parser and the components say into a ValueError of one sentence.
 
+    The parser's own trace, of many nested parsers, says nothing to a user and is left out; with
+    JSONARGPARSE_DEBUG=true it is there. That of a component leads to the line that raised, and stays.
+
     Raises:
         ValueError: Naming the value and the remedy.
     """
     try:
         yield
     except ArgumentError as error:
-        raise ValueError(explain(str(error), parser)) from error
+        asked = os.environ.get("JSONARGPARSE_DEBUG") == "true"
+        raise ValueError(explain(str(error), parser)) from (error if asked else None)
     except ValueError as error:
         raise ValueError(first_sentence(error)) from error
 
@@ -53,6 +57,10 @@ def explain(message: str, parser: ArgumentParser) -> str:
         name = os.path.relpath(found[1])
         return f"there is no config file {name!r}; shipped are {', '.join(names)}{nearest(name, names)}"
     if found := re.match(r"the following arguments are required: (.*)", message):
+        standing = positionals(parser)
+        if any(name in standing for name in found[1].split(", ")):
+            usage = " ".join([parser.prog, *(name.upper() for name in standing)])
+            return f"{found[1]} must be given: {usage}"
         missing = re.sub(r"\b(fit|validate|test|predict|generate)\.", "", found[1])
         if missing.split(".")[0] not in ("model", "config"):
             return f"{missing} must be given: " + ", ".join(
@@ -60,7 +68,8 @@ def explain(message: str, parser: ArgumentParser) -> str:
             )
         return f"{missing} must be given; name a recipe with --config, for example {example}"
     if message.startswith("Problems parsing config:"):
-        return "the config is no valid YAML: " + " ".join(message.split()[3:])
+        said = re.sub(r'\s*in "<unicode string>",', " in", message)
+        return "the config is no valid YAML: " + " ".join(said.split()[3:])
     if found := re.match(r"Unexpected config: (.*)", message, re.DOTALL):
         text = " ".join(found[1].split()) or "nothing"
         return f"a config must be a mapping of options to values, got {text}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from lightning_adastate.recipes.yaml_file import check_yaml
+
 PACKAGE = Path(__file__).parent.parent
 
 WEIGHTS = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
@@ -41,7 +43,7 @@ def config_file(name: str) -> Path:
         ValueError: If there is none, where shipped names are listed, or it holds weights.
     """
     found = find_config(name)
-    _check_text(found)
+    _check_config(found)
     if found is None:
         raise ValueError(f"there is no config {name!r}; shipped are {', '.join(recipe_names())}")
     return found
@@ -68,26 +70,31 @@ def resolve_arguments(args: Sequence[str]) -> list[str]:
 def _resolve(option: str, value: str) -> str:
     if option in CONFIG_OPTIONS:
         found = find_config(value)
-        _check_text(found)
+        _check_config(found)
     elif option.startswith(COMPONENT_PREFIXES) and ("/" in value or value.endswith(".yaml")):
         found = find_config(value)
+        if found is not None and found.suffix == ".yaml":
+            check_yaml(found)
         found = found if found is not None and _is_component(found) else None
     else:
         return value
     return value if found is None else str(found)
 
 
-def _check_text(path: Path | None) -> None:
-    """Refuse weights where a configuration is wanted.
+def _check_config(path: Path | None) -> None:
+    """Refuse weights where a configuration is wanted, and a file that is no YAML.
 
     Raises:
         ValueError: Naming the file, and where its configuration is.
     """
-    if path is not None and path.suffix in WEIGHTS:
+    if path is None:
+        return
+    if path.suffix in WEIGHTS:
         raise ValueError(
             f"{str(path)!r} holds weights, no configuration: give the config.yaml beside the run's checkpoints, "
             "and the weights as --ckpt_path; from Python, `load_recipe` builds from a checkpoint"
         )
+    check_yaml(path)
 
 
 def _is_component(path: Path) -> bool:

@@ -81,6 +81,11 @@ def option_strings(parser: ArgumentParser) -> list[str]:
     return [option for action in parser._actions for option in action.option_strings]
 
 
+def positionals(parser: ArgumentParser) -> list[str]:
+    """Return the names of arguments that stand by themselves on the command line."""
+    return [action.dest for action in parser._actions if not action.option_strings]
+
+
 def _empty_mappings(
     config: Namespace | dict[str, Any], known: Sequence[str], above: str = ""
 ) -> Iterator[str]:

@@ -8,13 +8,16 @@ from lightning_adastate.recipes.explain import in_sentences
 from lightning_adastate.recipes.names import recipe_arguments
 from lightning_adastate.recipes.parser import SentenceParser
 from lightning_adastate.streaming import Streamer
+from lightning_adastate.streaming.commit import KVGradient
 
 DESCRIPTION = """Replay recorded noise and draws and compare the latents and caches with the record.
 
 The case is a safetensors file with `noise` [B, F, C, H, W], `text` or `text.0`, `text.1`, ...
 [B, S, D], every draw in order as `drawn.000`, ... [n, C, H, W] (or `state_noise`, `renoise_content`,
 `renoise_state` for a hidden state), and `latents` [B, F, C, H, W]; optional `cache0.chunkNN.k` and
-`.v` are compared with layer 0 after that chunk. `<case>.layout.json` beside it says where prompts
+`.v` are compared with layer 0 after that chunk. Given frames are `initial_latent` [B, K, C, H, W]; `noise`
+is then that of the others, and `latents` are both. Gradients are `loss`, `loss_weight` and `grad.NAME`: the loss
+is mean((latents * loss_weight)^2), the differences are relative. `<case>.layout.json` beside it says where prompts
 switch, caches are flushed or re-encoded, and positions are cut. Exit code 0 only within --tolerance."""
 
 
@@ -49,5 +52,16 @@ def replay_parser(*, exit_on_error: bool = True) -> SentenceParser:
     parser.add_argument("--layout", type=str | None, help="Layout; default <case>.layout.json.")
     parser.add_argument(
         "--tolerance", type=float, default=1e-5, help="Largest difference allowed."
+    )
+    parser.add_argument(
+        "--exit_step",
+        type=int | None,
+        help="Training rollouts: the denoise pass at which every chunk was left; default the last.",
+    )
+    parser.add_argument(
+        "--kv_gradient",
+        type=KVGradient,
+        default="detach",
+        help="Training rollouts: what cached keys and values passed back; public code `straight_through`.",
     )
     return parser

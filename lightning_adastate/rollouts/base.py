@@ -91,7 +91,8 @@ class Request:
         stream_ids: Identity of every row over all ranks.
         rank_rng: Makes the generator of one purpose, different on every rank.
         global_rng: Makes the generator of one purpose, the same on all ranks.
-        exit_of: The denoise pass at which chunks like that one are left; ``None`` completes them all.
+        exit_of: The denoise pass at which chunks like that one are left, so many before it being given;
+            ``None`` completes them all.
         kv_gradient: What cached keys and values pass back between chunks.
         keep_recomputes: Also say how the frames are made again.
         persistent_state: What the last rollout handed on.
@@ -108,7 +109,7 @@ class Request:
     stream_ids: tuple[int, ...]
     rank_rng: Callable[[str], torch.Generator]
     global_rng: Callable[[str], torch.Generator]
-    exit_of: Callable[[Schedule, int], int] | None
+    exit_of: Callable[[Schedule, int, int], int] | None
     kv_gradient: KVGradient = "detach"
     keep_recomputes: bool = False
     persistent_state: StreamState | None = None
@@ -179,9 +180,10 @@ def generated_chunks(schedule: Schedule, num_frames: int, context_frames: int) -
     return chunks
 
 
-def denoise_count(schedule: Schedule, chunk: int) -> int:
-    """Count a chunk's denoise passes."""
-    return sum(one.kind == "denoise" for one in schedule.passes(chunk))
+def denoise_count(schedule: Schedule, chunk: int, given_chunks: int = 0) -> int:
+    """Count a chunk's denoise passes, where so many chunks before it were given."""
+    passes = schedule.passes_at(chunk, given_chunks)
+    return sum(one.kind == "denoise" for one in passes)
 
 
 def check_window(

@@ -76,11 +76,17 @@ class NoisedData(Rollouts):
         schedule = request.streamer.schedule
         sizes = torch.tensor(schedule.chunks_of(frames))
         generator = request.rank_rng("levels")
+        context = request.context_frames
+        given = len(schedule.chunks_of(context)) if context else 0
         drawn = torch.stack(
-            [_draw(schedule, chunk, rows, generator) for chunk in range(len(sizes))], dim=1
+            [
+                _draw(schedule, chunk, min(chunk, given), rows, generator)
+                for chunk in range(len(sizes))
+            ],
+            dim=1,
         )
         drawn_BFX = drawn.repeat_interleave(sizes, dim=1)
-        drawn_BFX[:, : request.context_frames] = 0.0
+        drawn_BFX[:, :context] = 0.0
         timestep, sigma = drawn_BFX.to(clip_BFCHW.device).unbind(dim=2)
         return timestep, sigma
 
@@ -98,8 +104,11 @@ class NoisedData(Rollouts):
         return velocity_to_x0(velocity.to(noisy_BFCHW.dtype), noisy_BFCHW, sigma_BF)
 
 
-def _draw(schedule: Schedule, chunk: int, rows: int, generator: torch.Generator) -> Tensor:
+def _draw(
+    schedule: Schedule, chunk: int, given_chunks: int, rows: int, generator: torch.Generator
+) -> Tensor:
     """Draw a level of a chunk for every row: timestep and sigma, ``[B, 2]``."""
-    passes = [one for one in schedule.passes(chunk) if one.kind == "denoise"]
+    passes = schedule.passes_at(chunk, given_chunks)
+    passes = [one for one in passes if one.kind == "denoise"]
     levels = torch.tensor([[one.timestep, one.sigma] for one in passes])
     return levels[torch.randint(0, len(passes), (rows,), generator=generator)]

@@ -82,11 +82,12 @@ class RolloutRecorder:
         if self.request.exit_of is None:
             self.run_on(num_chunks)
             return
-        schedule = self.streamer.schedule
+        schedule, given = self.streamer.schedule, self.state.given_chunks
         indices = range(self.state.chunk, self.state.chunk + num_chunks)
-        for _, alike in itertools.groupby(indices, partial(denoise_count, schedule)):
+        count = partial(denoise_count, schedule, given_chunks=given)
+        for _, alike in itertools.groupby(indices, count):
             first, *rest = alike
-            exit_step = self.request.exit_of(schedule, first)
+            exit_step = self.request.exit_of(schedule, first, given)
             for _ in (first, *rest):
                 self.record_chunk(exit_step)
 

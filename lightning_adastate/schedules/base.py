@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 from lightning_adastate.components import Component
+from lightning_adastate.types import StreamState
 
 AfterExit = Literal["commit", "finish"]
 """What follows when training leaves a chunk at an early pass.
@@ -76,6 +77,9 @@ class Schedule(Component, ABC):
         ValueError: If a chunk has no frames.
     """
 
+    chunk_frames: int
+    first_chunk_frames: int
+
     def __init__(self, chunk_frames: int = 3, *, first_chunk_frames: int | None = None) -> None:
         for name, value in (
             ("chunk_frames", chunk_frames),
@@ -108,7 +112,11 @@ class Schedule(Component, ABC):
 
     @abstractmethod
     def passes(self, chunk_index: int) -> Sequence[Pass]:
-        """Return the passes of a chunk in order: denoise passes, then at most one commit pass."""
+        """Return the passes of a chunk in order: denoise passes, then at most one commit pass.
+
+        Args:
+            chunk_index: Its number as ``passes_index`` counts: 0 is the first chunk that is generated.
+        """
 
     def opening_passes(self, chunk_index: int) -> Sequence[Pass]:
         """Return the passes of a chunk that finds no part-denoised latents of its own.
@@ -116,6 +124,28 @@ class Schedule(Component, ABC):
         Only a schedule that works ahead needs others than ``passes``.
         """
         return self.passes(chunk_index)
+
+    def passes_index(self, chunk_index: int, given_chunks: int) -> int:
+        """Return the number under which ``passes`` knows a chunk: how many were generated before it.
+
+        Image to video then begins as text to video does, with the first chunk's own steps (Causal Forcing's
+        public code). A schedule for which given chunks count says so here.
+
+        Args:
+            chunk_index: Its place in the stream.
+            given_chunks: How many before it were given.
+        """
+        return chunk_index - given_chunks
+
+    def passes_at(self, chunk_index: int, given_chunks: int = 0) -> Sequence[Pass]:
+        """Return the passes of a chunk by its place in a stream, where so many before it were given."""
+        return self.passes(self.passes_index(chunk_index, given_chunks))
+
+    def passes_of(self, state: StreamState) -> Sequence[Pass]:
+        """Return the passes of a stream's next chunk."""
+        index = self.passes_index(state.chunk, state.given_chunks)
+        begun = state.pending_BFCHW is not None
+        return self.passes(index) if begun else self.opening_passes(index)
 
     @property
     def num_ahead(self) -> int:

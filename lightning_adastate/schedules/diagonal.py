@@ -21,6 +21,9 @@ Cached = Literal["last_pass", "renoised", "clean"]
 class DiagonalSchedule(Schedule):
     """Give every chunk its own steps, and cache slightly noisy frames.
 
+    Given chunks count as chunks: they are the foundation that the first steps are spent on. The public code
+    spends even less behind given frames, the last list of steps on all chunks: give that one alone.
+
     Args:
         chunk_frames: Latent frames per chunk.
         steps: One list of falling timesteps in (0, 1000] per chunk; the last serves all later chunks.
@@ -67,6 +70,11 @@ class DiagonalSchedule(Schedule):
     def passes(self, chunk_index: int) -> Sequence[Pass]:
         """Return the passes of a chunk."""
         return self._passes[min(chunk_index, len(self._passes) - 1)]
+
+    def passes_index(self, chunk_index: int, given_chunks: int) -> int:
+        """Count given chunks too."""
+        del given_chunks
+        return chunk_index
 
     def _build(self, chunk: int) -> tuple[Pass, ...]:
         row = min(chunk, len(self.steps) - 1)

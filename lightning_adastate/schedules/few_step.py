@@ -20,7 +20,8 @@ class FewStepSchedule(Schedule):
         warp: Whether ``steps`` are unshifted and get shifted here (1000, 750, 500, 250 with shift 5
             become 1000, 937.5, 833.3, 625).
         first_chunk_frames: Frames of chunk 0; ``None`` is ``chunk_frames``.
-        first_chunk_steps: Steps of chunk 0; ``None`` is ``steps`` (Causal Forcing).
+        first_chunk_steps: Steps of the first chunk that is generated, whether or not frames are given
+            before it; ``None`` is ``steps`` (Causal Forcing).
         sampler: ``renoise`` draws fresh noise between steps, ``euler`` follows the velocity.
         commit_noise: ``table`` noises the clean pass to the last level of the sigma table, as the
             public training code does by rounding; parity only.

@@ -184,22 +184,27 @@ class ChunkContext:
         return list(rest.split(sizes, dim=1)) if sizes else []
 
     def first_latents(self, given_BFCHW: Tensor | None) -> tuple[Tensor, tuple[float, ...]]:
-        """Return the chunk's live frames before the first pass, and 1 for each to be denoised."""
-        if self.state.pending_BFCHW is None:
+        """Return the chunk's live frames before the first pass, and 1 for each to be denoised.
+
+        Raises:
+            ValueError: If given frames have another shape than the chunk.
+        """
+        state, count = self.state, self.plan.num_state
+        if given_BFCHW is not None:
+            wanted = (state.batch_size, self.plan.num_content, *state.latent_shape)
+            if given_BFCHW.shape != wanted:
+                raise ValueError(
+                    f"expected given latents of {wanted}, got {tuple(given_BFCHW.shape)}"
+                )
+            live = given_BFCHW.to(state.texts_PBSD.device, torch.float32)
+            if count:
+                live = torch.cat([self.draw(0, "state", count), live], dim=1)
+            return live, (*(1.0,) * count, *(0.0,) * self.plan.num_content)
+        if state.pending_BFCHW is None:
             live = self.draw_live(0)
         else:
-            live = self.state.pending_BFCHW[:, : self.plan.num_content]
-        free = [1.0] * live.shape[1]
-        if given_BFCHW is not None:
-            content = live[:, self.plan.num_state :]
-            if given_BFCHW.shape != content.shape:
-                raise ValueError(
-                    f"expected given latents of {tuple(content.shape)}, "
-                    f"got {tuple(given_BFCHW.shape)}"
-                )
-            live = torch.cat([live[:, : self.plan.num_state], given_BFCHW.to(live)], dim=1)
-            free[self.plan.num_state :] = [0.0] * self.plan.num_content
-        return live, tuple(free)
+            live = state.pending_BFCHW[:, : self.plan.num_content]
+        return live, (1.0,) * live.shape[1]
 
     def window(self, reads: PassReads) -> Window | None:
         """Gather what a pass reads and rotate it, once per chunk and kind of read."""

@@ -55,6 +55,7 @@ def pack_stream_state(
         "prompt": state.prompt,
         "seed": state.seed,
         "stream_ids": state.stream_ids,
+        "given_chunks": state.given_chunks,
         "timeline": [dataclasses.asdict(event) for event in state.timeline],
         "frame_indices": {name: kv.frame_indices for name, kv in frames.items()},
     }
@@ -115,6 +116,7 @@ def unpack_stream_state(
         prompt=header["prompt"],
         seed=header["seed"],
         stream_ids=tuple(header["stream_ids"]),
+        given_chunks=header["given_chunks"],
         timeline=tuple(Event(**event) for event in header["timeline"]),
         recent_BFCHW=tensors.get("recent"),
         pending_BFCHW=tensors.get("pending"),

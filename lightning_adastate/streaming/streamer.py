@@ -256,8 +256,7 @@ class Streamer(nn.Module):
                 f"a chunk that is finished after its exit passes no gradient on: `kv_gradient` must be "
                 f"'detach', got {kv_gradient!r}"
             )
-        begun = state.pending_BFCHW is not None
-        passes = (self.schedule.passes if begun else self.schedule.opening_passes)(state.chunk)
+        passes = self.schedule.passes_of(state)
         steps = [one for one in passes if one.kind == "denoise"]
         plan = self.plan(state, event, working_ahead=given_BFCHW is None)
         if given_BFCHW is not None and not plan.num_state:
@@ -286,15 +285,9 @@ class Streamer(nn.Module):
             cached_output = self._commit(context, commit_pass, past, cached_output, kv_gradient)
         assert cached_output is not None
         grid = self.backbone.token_grid(*state.latent_shape[1:])
+        clean = denoised.final_BFCHW
         after = close_chunk(
-            self.anchor,
-            self.cache,
-            state,
-            plan,
-            denoised.final_BFCHW,
-            cached_output,
-            kv_gradient,
-            grid,
+            self.anchor, self.cache, state, plan, clean, cached_output, kv_gradient, grid
         )
         hidden = denoised.exit_BFCHW[:, : plan.num_state] if plan.num_state else None
         return Chunk(
@@ -302,7 +295,11 @@ class Streamer(nn.Module):
             state.first_frame,
             denoised.exit_BFCHW[:, plan.num_state :],
             hidden,
-            replace(after, pending_BFCHW=denoised.pending_BFCHW),
+            replace(
+                after,
+                pending_BFCHW=denoised.pending_BFCHW,
+                given_chunks=state.given_chunks + (given_BFCHW is not None),
+            ),
             denoised.ahead_BFCHW,
         )
 
@@ -458,7 +455,7 @@ class Streamer(nn.Module):
         with torch.set_grad_enabled(through):
             clean = x0_BFCHW if through else x0_BFCHW.detach()
             if commit_pass.input_sigma:
-                step = len(self.schedule.passes(context.state.chunk))
+                step = len(self.schedule.passes_of(context.state))
                 clean = add_noise(clean, context.draw_live(step), commit_pass.input_sigma)
             out = context.forward(
                 clean,

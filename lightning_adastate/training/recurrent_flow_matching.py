@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_adastate.backbones import Backbone
-from lightning_adastate.schedules.base import Pass, Schedule
+from lightning_adastate.schedules.base import Pass
 from lightning_adastate.streaming.commit import KVGradient
 from lightning_adastate.streaming.denoise import Taught
 from lightning_adastate.streaming.streamer import Streamer
@@ -58,7 +58,7 @@ class RecurrentFlowMatching(TeacherForcing):
                 f"RecurrentFlowMatching teaches one chunk at a time, {type(schedule).__name__} denoises "
                 f"{schedule.num_ahead} more with it; use FewStepSchedule or DiagonalSchedule"
             )
-        count = len(denoise_passes_of(schedule, 1))
+        count = len(denoise_passes(schedule.passes(1)))
         shares = list(exit_shares) or [1.0] * count
         if len(shares) != count or min(shares) < 0.0 or not sum(shares):
             raise ValueError(
@@ -77,7 +77,7 @@ class RecurrentFlowMatching(TeacherForcing):
         state = self.open_clip(streamer, latents_BFCHW, text_BSD, draws)
         total = latents_BFCHW.new_zeros(())
         for clean in latents_BFCHW.split(streamer.schedule.chunks_of(frames), dim=1):
-            passes = denoise_passes_of(streamer.schedule, state.chunk)
+            passes = denoise_passes(streamer.schedule.passes_of(state))
             exit_step = self._draw_exit(len(passes), draws)
             chunk = streamer.step(
                 state,
@@ -105,6 +105,6 @@ class RecurrentFlowMatching(TeacherForcing):
         return int(torch.multinomial(torch.tensor(shares), 1, generator=draws.global_rng))
 
 
-def denoise_passes_of(schedule: Schedule, chunk_index: int) -> list[Pass]:
+def denoise_passes(passes: Sequence[Pass]) -> list[Pass]:
     """Return the passes of a chunk that predict."""
-    return [each for each in schedule.passes(chunk_index) if each.kind == "denoise"]
+    return [each for each in passes if each.kind == "denoise"]

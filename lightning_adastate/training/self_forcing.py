@@ -37,6 +37,7 @@ from lightning_adastate.training.optimization import build_optimizer
 from lightning_adastate.training.persistent import PersistentStreamModule
 from lightning_adastate.training.randomness import fold_seed, generator_of
 from lightning_adastate.training.trainers import trainer_of
+from lightning_adastate.training.turns import CriticPrompts, Turns
 from lightning_adastate.types import VideoBatch
 
 
@@ -67,6 +68,9 @@ class SelfForcing(PersistentStreamModule):
         critic_steps: Critic steps per batch, all on one rollout, each with its own noise.
         critic_rollout: ``fresh`` rolls out again for the critic, after the generator's step; ``shared``
             reuses the generator's rollout where there is one.
+        critic_prompts: ``same`` lets the critic learn on the generator's batch too. ``fresh`` leaves that
+            batch to the generator, and the critic has the next ones (public Self-Forcing): a generator step
+            then takes one batch more.
         critic_warmup: In the first so many optimiser steps only the critic learns.
         exit_step: ``random`` leaves at any denoise pass, ``last`` always at the last.
         kv_gradient: What cached keys and values pass back between chunks: ``detach`` nothing,
@@ -103,6 +107,7 @@ class SelfForcing(PersistentStreamModule):
         generator_interval: int = 5,
         critic_steps: int = 1,
         critic_rollout: Literal["fresh", "shared"] = "fresh",
+        critic_prompts: CriticPrompts = "same",
         critic_warmup: int = 0,
         exit_step: Literal["random", "last"] = "random",
         kv_gradient: KVGradient = "detach",
@@ -120,6 +125,11 @@ class SelfForcing(PersistentStreamModule):
             raise ValueError(
                 f"`critic_steps` {critic_steps} cannot go with `accumulate` {self.accumulate}: "
                 "raise `generator_interval` instead"
+            )
+        if critic_prompts == "fresh" and critic_rollout == "shared":
+            raise ValueError(
+                "`critic_rollout` 'shared' hands the critic the generator's own prompts: it needs "
+                "`critic_prompts` 'same', got 'fresh'"
             )
         if loss.uses_negative and not negative_prompt:
             raise ValueError(
@@ -141,10 +151,9 @@ class SelfForcing(PersistentStreamModule):
         self.negative_prompt = negative_prompt
         self.num_frames = num_frames
         self.context_frames = context_frames
-        self.generator_interval = generator_interval
+        self.turns = Turns(generator_interval, critic_warmup, self.accumulate, critic_prompts)
         self.critic_steps = critic_steps
         self.critic_rollout: Literal["fresh", "shared"] = critic_rollout
-        self.critic_warmup = critic_warmup
         self.exit_step: Literal["random", "last"] = exit_step
         self.kv_gradient: KVGradient = kv_gradient
         self.backward_by: Backward = backward
@@ -180,10 +189,8 @@ class SelfForcing(PersistentStreamModule):
 
     @property
     def busiest_batches(self) -> Sequence[int]:
-        """Name batches in which generator and critic both learn, as many as the rollouts differ."""
-        steps = range(self.rollouts.num_kinds)
-        firsts = [self.critic_warmup + self.generator_interval * step for step in steps]
-        return [(first + 1) * self.accumulate - 1 for first in firsts]
+        """Name batches that end a step of the generator or the first of the critic behind it, as often as rollouts differ."""
+        return self.turns.busiest_batches(self.rollouts.num_kinds)
 
     def example_batch(self, prompts: list[str], num_frames: int) -> VideoBatch:
         """Return a batch with as many frames as the rollouts take of the clips."""
@@ -193,23 +200,14 @@ class SelfForcing(PersistentStreamModule):
 
     # -- one batch ------------------------------------------------------------------------------
 
-    @property
-    def steps_begun(self) -> int:
-        """Count the optimiser steps before the one in hand: the critic's, and some the generator's."""
-        return self.batches_seen // self.accumulate
-
-    @property
-    def is_generator_turn(self) -> bool:
-        """Whether the generator learns in the optimiser step in hand."""
-        done = self.steps_begun - self.critic_warmup
-        return done >= 0 and done % self.generator_interval == 0
-
     def training_step(self, batch: VideoBatch, batch_idx: int) -> None:
         """Let the generator learn where it is its turn, then the critic."""
         del batch_idx
         text_BSD, clip = self.encode_batch(batch)
-        made = self.learn_generator(text_BSD, clip) if self.is_generator_turn else None
-        self.learn_critic(text_BSD, clip, made)
+        turn = self.turns.of(self.batches_seen)
+        made = self.learn_generator(text_BSD, clip) if turn.generator else None
+        if turn.critic:
+            self.learn_critic(text_BSD, clip, made)
         self.log_step()
         self.batches_seen += 1
 
@@ -282,7 +280,7 @@ class SelfForcing(PersistentStreamModule):
         """
         request = replace(
             self.request(text_BSD, clip_BFCHW, phase),
-            exit_of=lambda schedule, chunk: self.draw_exit_step(phase, chunk, schedule),
+            exit_of=partial(self.draw_exit_step, phase),
             keep_recomputes=keep_recomputes,
             persistent_state=self.persistent_state,
         )
@@ -308,10 +306,11 @@ class SelfForcing(PersistentStreamModule):
             kv_gradient=self.kv_gradient,
         )
 
-    def draw_exit_step(self, phase: str, chunk: int, schedule: Schedule | None = None) -> int:
+    def draw_exit_step(
+        self, phase: str, schedule: Schedule, chunk: int, given_chunks: int = 0
+    ) -> int:
         """Draw the pass at which chunks like ``chunk`` are left: one for all rows, chunks and ranks."""
-        schedule = self.generator.schedule if schedule is None else schedule
-        last = denoise_count(schedule, chunk) - 1
+        last = denoise_count(schedule, chunk, given_chunks) - 1
         if self.exit_step == "last":
             return last
         generator = self.generator_for(f"{phase} exit {min(chunk, 1)}", all_ranks_alike=True)

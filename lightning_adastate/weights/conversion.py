@@ -151,8 +151,13 @@ def _layers(shapes: Mapping[str, tuple[int, ...]]) -> int:
 def _write_checkpoint(target: Path, names: Sequence[str], read: Callable[[str], Tensor]) -> None:
     """Write ``{"generator": {"model.NAME": tensor}}``, as Self-Forcing keeps it."""
     tensors = {f"model.{name}": read(name) for name in track(names, "reading", transient=True)}
-    with whole_file(target) as partial:
-        torch.save({"generator": tensors}, partial)
+    with whole_file(target) as partial, partial.open("wb") as handle:
+        try:
+            torch.save({"generator": tensors}, handle)
+        except RuntimeError as error:  # torch's complaint about positions hides the system's
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def _write_folder(

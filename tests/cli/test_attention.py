@@ -35,7 +35,13 @@ def test_anchors_are_swapped_as_elsewhere(tmp_path):
 @pytest.mark.parametrize(
     ("asked", "sentence"),
     [
-        (["--chunks=1"], "no pass of 1 chunks reads a cached frame"),
+        (["--chunks=1"], "the first that does is in chunk 1: ask for 2 or more `--chunks`"),
+        (
+            ["--model.anchor=anchors/none", "--model.cache.window_frames=3"],
+            "no pass of this configuration reads a frame from memory: StaticAnchor shows none",
+        ),
+        (["--device=banana"], "`device` must be auto, cpu, cuda, cuda:N or mps, got 'banana'"),
+        (["--device=cuda:99"], "`device` is 'cuda:99', and this machine has"),
         (["--chunks=0"], "`num_chunks` must be 1 or more, got 0"),
         (["--weights=nowhere.pt"], "there is no weights file 'nowhere.pt'"),
     ],
@@ -50,3 +56,16 @@ def test_what_cannot_be_measured_is_refused_and_leaves_nothing(tmp_path, capsys,
 def test_prompts_that_are_not_there_are_asked_for(capsys):
     assert main(RECIPE) == 2
     assert capsys.readouterr().err == "error: prompts must be given: --prompts ...\n"
+
+
+def test_without_a_recipe_one_is_asked_for(capsys):
+    assert main(["attention", "--prompts=x"]) == 2
+    assert "model must be given; name a recipe with --config" in capsys.readouterr().err
+
+
+def test_a_place_that_cannot_be_written_is_found_before_anything_streams(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    assert main([*RECIPE, "--prompts=x", "--chunks=2", f"--output={tmp_path / 'file'}"]) == 1
+    said = capsys.readouterr()
+    assert "cannot make the folder" in said.err
+    assert "streaming" not in said.out

@@ -97,6 +97,11 @@ def test_leaving_early_finishes_the_chunk_so_that_training_caches_what_streaming
         streamer.step(state, exit_step=0, kv_gradient="all")
 
 
+def test_given_chunks_count_as_chunks():
+    schedule = DiagonalSchedule(3, steps=[[1000, 800, 600], [1000, 500]], clean_chunks=1)
+    assert schedule.passes_at(1, given_chunks=1) == schedule.passes(1)
+
+
 def test_a_hidden_state_and_given_frames_go_with_it():
     streamer = model(AdaptiveAnchor(1))
     state = streamer.start(text(), latent_shape=LATENT)

@@ -44,3 +44,9 @@ def test_a_clip_that_is_no_whole_number_of_chunks_is_refused(frames):
 def test_a_chunk_needs_a_frame():
     with pytest.raises(ValueError, match="`chunk_frames` must be 1 or more"):
         FewStepSchedule(0)
+
+
+def test_given_chunks_do_not_count_as_the_first_one():
+    schedule = FewStepSchedule(1, steps=(1000, 500), first_chunk_steps=(1000, 750, 500, 250))
+    counts = [len(schedule.passes_at(chunk, given_chunks=2)) for chunk in (2, 3, 4)]
+    assert counts == [5, 3, 3]

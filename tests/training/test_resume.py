@@ -28,6 +28,9 @@ MODULES = {
         critic_lr_scheduler=partial(WarmupDecay, warmup_steps=4),
     ),
     "accumulating": lambda: self_forcing(accumulate=3, critic_rollout="shared", num_frames=3),
+    "fresh_prompts": lambda: self_forcing(
+        accumulate=2, critic_prompts="fresh", generator_interval=1, num_frames=3
+    ),
     "flow_matching": lambda: flow_matching(
         mode="diffusion_forcing", accumulate=2, lr_scheduler=partial(LinearLR, total_iters=4)
     ),
@@ -96,6 +99,10 @@ STOPS = {
         8: 8,  # the last of all
     },
     "accumulating": {4: 6},  # within an optimiser step, so at its end, in the second epoch
+    "fresh_prompts": {
+        2: 2,  # between the generator's step and the critic's
+        3: 4,  # within the critic's
+    },
     "flow_matching": {3: 4},
     "causal": {6: 6},
 }

@@ -418,6 +418,25 @@ def test_the_other_batches_are_rolled_out_chunk_by_chunk():
 # -- schedules ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("rollouts", [None, NoisedData()])
+def test_the_first_generated_chunk_learns_at_its_own_steps_behind_given_frames(rollouts):
+    schedule = FewStepSchedule(1, steps=(500,), first_chunk_steps=(900, 700), shift=1.0)
+    model = module(rollouts, schedule=schedule, anchor=StaticAnchor(1), context_frames=1)
+    seen, forward = [], model.generator.backbone.forward
+
+    def spy(*inputs, timestep_BF, **options):
+        seen.extend(timestep_BF.reshape(-1, timestep_BF.shape[-1]).round().tolist())
+        return forward(*inputs, timestep_BF=timestep_BF, **options)
+
+    model.generator.backbone.forward = spy
+    model.rollout(prompts(model), torch.randn(2, 5, 12, 2, 3)[:, : 5 if rollouts else 1], "critic")
+    if rollouts is None:
+        assert seen[::2] == [[0.0], [900.0], [700.0], [0.0], *[[500.0], [0.0]] * 3]
+    else:
+        assert {row[1] for row in seen} <= {900.0, 700.0}
+        assert {step for row in seen for step in row[2:]} == {500.0}
+
+
 @pytest.mark.parametrize("cached", ["last_pass", "renoised", "clean"])
 def test_training_caches_what_streaming_caches_under_a_diagonal_schedule(cached):
     schedule = DiagonalSchedule(
@@ -425,7 +444,7 @@ def test_training_caches_what_streaming_caches_under_a_diagonal_schedule(cached)
     )
     model = module(schedule=schedule, anchor=StaticAnchor(1), exit_step="random")
     asked = []
-    model.draw_exit_step = lambda phase, chunk, schedule=None: asked.append(chunk) or 0
+    model.draw_exit_step = lambda phase, schedule, chunk, given=0: asked.append(chunk) or 0
     made = model.rollout(prompts(model), None, "generator")
     assert asked == [0, 1, 2], "once for all chunks with as many passes"
     if cached != "last_pass":

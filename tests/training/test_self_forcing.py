@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -203,10 +204,10 @@ def test_exit_steps_are_drawn_among_all_passes_or_fixed_to_the_last():
     model.trainer = trainer("/tmp")
     drawn = set()
     for model.batches_seen in range(20):
-        drawn.add(model.draw_exit_step("generator", 1))
+        drawn.add(model.draw_exit_step("generator", model.generator.schedule, 1))
     assert drawn == {0, 1}
     model.exit_step = "last"
-    assert model.draw_exit_step("generator", 1) == 1
+    assert model.draw_exit_step("generator", model.generator.schedule, 1) == 1
 
 
 def test_a_rollout_is_a_function_of_batch_and_phase_and_rows_are_independent():
@@ -232,9 +233,11 @@ def test_a_first_chunk_with_its_own_steps_is_left_at_its_own_step():
     model.trainer = trainer("/tmp")
     drawn = set()
     for model.batches_seen in range(40):
-        drawn.add((model.draw_exit_step("generator", 0), model.draw_exit_step("generator", 1)))
-    assert {first for first, _ in drawn} == {0, 1, 2, 3}
-    assert {rest for _, rest in drawn} == {0, 1}
+        draw = partial(model.draw_exit_step, "generator", schedule)
+        drawn.add((draw(0), draw(1), draw(1, given_chunks=1)))
+    assert {first for first, _, _ in drawn} == {0, 1, 2, 3}
+    assert {rest for _, rest, _ in drawn} == {0, 1}
+    assert {first for _, _, first in drawn} == {0, 1, 2, 3}, "the first that is generated"
     with torch.no_grad():
         out = model.rollout(model.encode_text(["a"]), None, "generator")
     assert out.video_BFCHW.shape[1] == 5
