@@ -11,6 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lightning_adastate.callbacks.lightning_internals import mend_epoch_counters
+
 
 class RandomState(TypedDict):
     """Every global random state, in plain containers and tensors (loads with ``weights_only``)."""
@@ -45,8 +47,11 @@ class ExactResume(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, object]
     ) -> None:
-        """Keep this rank's state until training starts."""
+        """Keep this rank's state until training starts; put right what Lightning counts wrongly at an epoch's end."""
         del pl_module
+        loops = checkpoint.get("loops")
+        if trainer.training and isinstance(loops, dict) and "fit_loop" in loops:
+            mend_epoch_counters(loops["fit_loop"])
         states = checkpoint.get("random_states")
         if not isinstance(states, list) or len(states) != trainer.world_size:
             rank_zero_warn(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from typing import Any
 
 from lightning.pytorch import Trainer
 from torch import Tensor
@@ -36,3 +37,33 @@ def unlogged_metrics(trainer: Trainer) -> dict[str, float] | None:
         row.setdefault("epoch", trainer.current_epoch)
         row["step"] = trainer.fit_loop.epoch_loop._batches_that_stepped
     return row or None
+
+
+def mend_epoch_counters(fit_loop: dict[str, Any]) -> None:
+    """Put right the counters of a checkpoint that was saved at an epoch's end, or where ``max_steps`` cut an epoch short.
+
+    From an epoch's last batch, its validation or its end Lightning 2.6 counts an epoch too many: a run of so many
+    epochs then ends one too early, or at once, without a word, and validation comes at other epochs. A run that
+    ``max_steps`` ended within an epoch says that the epoch is complete. The weights of the checkpoint are not touched.
+
+    Args:
+        fit_loop: Its ``loops["fit_loop"]``; changed in place.
+    """
+    epochs, batches = fit_loop["epoch_progress"], fit_loop["epoch_loop.batch_progress"]
+    is_counted = epochs["total"]["completed"] == epochs["total"]["ready"]
+    if not batches["is_last_batch"]:
+        if is_counted and batches["current"]["completed"]:
+            for counts in (epochs["total"], epochs["current"]):
+                counts["processed"] = counts["completed"] = counts["ready"] - 1
+        return
+    if epochs["total"]["processed"] < epochs["total"]["ready"]:  # saved before the epoch's end
+        fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
+    for counts in (epochs["total"], epochs["current"], batches["total"]):
+        counts.update(dict.fromkeys(counts, counts["ready"]))
+    validated = fit_loop["epoch_loop.val_loop.batch_progress"]
+    for counts in (batches["current"], validated["total"], validated["current"]):
+        counts.update(dict.fromkeys(counts, 0))
+    batches["is_last_batch"] = False
+    fit_loop["state_dict"].pop(
+        "combined_loader", None
+    )  # its place is an epoch's end, where nothing is left
