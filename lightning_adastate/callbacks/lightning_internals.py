@@ -39,7 +39,7 @@ def unlogged_metrics(trainer: Trainer) -> dict[str, float] | None:
     return row or None
 
 
-def mend_epoch_counters(fit_loop: dict[str, Any]) -> None:
+def mend_epoch_counters(fit_loop: dict[str, Any]) -> int | None:
     """Put right the counters of a checkpoint that was saved at an epoch's end, or where ``max_steps`` cut an epoch short.
 
     From an epoch's last batch, its validation or its end Lightning 2.6 counts an epoch too many: a run of so many
@@ -48,6 +48,9 @@ def mend_epoch_counters(fit_loop: dict[str, Any]) -> None:
 
     Args:
         fit_loop: Its ``loops["fit_loop"]``; changed in place.
+
+    Returns:
+        How many batches have stepped, for ``count_batches``, where an epoch is over; else ``None``.
     """
     epochs, batches = fit_loop["epoch_progress"], fit_loop["epoch_loop.batch_progress"]
     is_counted = epochs["total"]["completed"] == epochs["total"]["ready"]
@@ -55,9 +58,11 @@ def mend_epoch_counters(fit_loop: dict[str, Any]) -> None:
         if is_counted and batches["current"]["completed"]:
             for counts in (epochs["total"], epochs["current"]):
                 counts["processed"] = counts["completed"] = counts["ready"] - 1
-        return
-    if epochs["total"]["processed"] < epochs["total"]["ready"]:  # saved before the epoch's end
-        fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"] += 1
+        return None
+    stepped: int = fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"]
+    stepped += (
+        epochs["total"]["processed"] < epochs["total"]["ready"]
+    )  # saved before the epoch's end
     for counts in (epochs["total"], epochs["current"], batches["total"]):
         counts.update(dict.fromkeys(counts, counts["ready"]))
     validated = fit_loop["epoch_loop.val_loop.batch_progress"]
@@ -67,3 +72,12 @@ def mend_epoch_counters(fit_loop: dict[str, Any]) -> None:
     fit_loop["state_dict"].pop(
         "combined_loader", None
     )  # its place is an epoch's end, where nothing is left
+    return stepped
+
+
+def count_batches(trainer: Trainer, stepped: int) -> None:
+    """Say how many batches have stepped: where a resumed run begins an epoch, Lightning may have counted one too many.
+
+    What is logged, and at which step where a module logs none, goes by this number.
+    """
+    trainer.fit_loop.epoch_loop._batches_that_stepped = stepped

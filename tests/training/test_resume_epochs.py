@@ -30,7 +30,7 @@ class Validations(Callback):
 
 
 def fit(folder, *callbacks, resume=None, **limits):
-    """Train on epochs of 4 batches; return the module, the number of epochs and the validations."""
+    """Train on epochs of 4 batches; return the module, the numbers of epochs and of logged steps, and the validations."""
     validations = Validations()
     run = trainer(
         folder,
@@ -40,14 +40,15 @@ def fit(folder, *callbacks, resume=None, **limits):
     )
     model = flow_matching()
     run.fit(model, ClipData(8), ckpt_path=resume, weights_only=True)
-    return model, run.current_epoch, validations.seen
+    stepped = run.fit_loop.epoch_loop._batches_that_stepped
+    return model, (run.current_epoch, stepped), validations.seen
 
 
 def assert_goes_on(folder, path, whole, **limits):
     """Resume, and compare with the uninterrupted run."""
     saved = torch.load(path, weights_only=True)
-    model, epochs, validations = fit(folder, resume=path, **limits)
-    assert (model.batches_seen, epochs) == (12, 3)
+    model, counted, validations = fit(folder, resume=path, **limits)
+    assert (model.batches_seen, counted) == (12, (3, 12))
     assert validations == [seen for seen in whole[2] if seen[1] > saved["batches_seen"]]
     ours, theirs = model.state_dict(), whole[0].state_dict()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
@@ -58,7 +59,7 @@ def assert_goes_on(folder, path, whole, **limits):
 def test_an_epochs_end_is_counted_once(tmp_path, save, limit):
     saves = ModelCheckpoint(tmp_path, "{step}", save_top_k=-1, **SAVES[save])
     whole = fit(tmp_path, saves, **LIMITS[limit])
-    assert whole[1:] == (3, [(0, 4), (1, 8), (2, 12)])
+    assert whole[1:] == ((3, 12), [(0, 4), (1, 8), (2, 12)])
     for step in (4, 8):
         assert_goes_on(tmp_path, tmp_path / f"step={step}.ckpt", whole, **LIMITS[limit])
 
