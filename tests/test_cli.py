@@ -456,7 +456,8 @@ def test_a_reader_that_leaves_is_no_trace(verb):
         done = in_own_process(*words, stdout=writing)
     finally:
         os.close(writing)
-    assert (done.returncode, done.stderr) == (READER_GONE, "")
+    assert done.stderr == ""
+    assert done.returncode in (0, READER_GONE)  # of long helps argparse itself forgets the error
 
 
 def test_help_and_version_need_neither_torch_nor_lightning():
