@@ -64,6 +64,9 @@ from .callbacks import (
     LossWeightingCallback as LossWeightingCallback,
 )
 from .callbacks import (
+    MetricsResume as MetricsResume,
+)
+from .callbacks import (
     RewardWeighting as RewardWeighting,
 )
 from .callbacks import (
@@ -257,6 +260,7 @@ from .training import (
 from .training import (
     WarmupDecay as WarmupDecay,
 )
+from .training.resuming import newest_checkpoint as newest_checkpoint
 from .types import (
     KV as KV,
 )

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import lightning_adastate
+from lightning_adastate.cli.early_exit import leave_at_once, work_begins
 
 PROGRAM = "lightning_adastate"
 
@@ -43,8 +44,38 @@ EXAMPLES = f"""examples:
 JSONARGPARSE_DEBUG=1 in the environment shows traces instead of one-line errors."""
 
 
+READER_GONE = 141
+"""Exit code where whoever read the output has left (``| head``), as shells report it."""
+
+
 def main(args: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit code: 0, 1 for a mistake found while running, 2 while parsing."""
+    leave_at_once()
+    try:
+        code = run(args)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError as error:
+        if not output_is_refused():
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at exit
+        return READER_GONE
+    finally:
+        work_begins()
+
+
+def output_is_refused() -> bool:
+    """Tell whether it is our own output that nobody reads any more; what could not be written still waits."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
+
+
+def run(args: Sequence[str] | None) -> int:
+    """Find the verb, run it, and turn what it raises into a sentence and an exit code."""
     given = list(sys.argv[1:] if args is None else args)
     if not given or given[0] in ("-h", "--help"):
         print(help_text())
@@ -74,7 +105,10 @@ def main(args: Sequence[str] | None = None) -> int:
     except SystemExit as leaving:
         return leaving.code if isinstance(leaving.code, int) else int(leaving.code is not None)
     except KeyboardInterrupt:
+        print("stopped by SIGINT", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError, ImportError) as error:
         if os.environ.get(DEBUG) == "true":
             raise
@@ -89,7 +123,9 @@ def dispatch(args: Sequence[str]) -> int:
         from lightning_adastate.cli.main import run
 
         return run(args)
-    code: int = importlib.import_module(f"lightning_adastate.cli.{verb}").main(args[1:])
+    module = importlib.import_module(f"lightning_adastate.cli.{verb}")
+    work_begins()
+    code: int = module.main(args[1:])
     return code
 
 

@@ -6,8 +6,13 @@ import contextlib
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import BinaryIO
+
+if sys.platform != "win32":
+    import fcntl
 
 from safetensors import SafetensorError
 from safetensors.torch import save_file
@@ -53,6 +58,63 @@ def _named_after(target: Path, partial: Path) -> Iterator[None]:
         name = error.filename
         hidden = isinstance(name, str) and Path(name).is_relative_to(partial)
         if error.errno is not None and (name is None or hidden):
+            error.filename, error.filename2 = str(target), None
+        raise
+
+
+@contextlib.contextmanager
+def whole_stream(path: str | Path) -> Iterator[BinaryIO]:
+    """Hand out an open file to write to; it gets its name when the block ends, or goes if it fails.
+
+    It is locked for so long: what lies there unlocked was left by a process that is dead, see ``remove_left_over``.
+
+    Raises:
+        OSError: Naming ``path``, if it cannot be written.
+    """
+    target, partial = Path(path), partial_path(path)
+    with _named_after(target, partial):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with partial.open("wb") as handle:
+                _lock(handle)
+                yield handle
+            put_in_place(partial, target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+def remove_left_over(folder: str | Path, ending: str) -> list[Path]:
+    """Remove what dead processes left of files with that ending that they wrote by ``whole_stream``; return it.
+
+    What another process writes at this moment stays, also where the folder is shared by several machines.
+    """
+    removed = []
+    for partial in sorted(Path(folder).glob(f".*{ending}.*.partial")):
+        with contextlib.suppress(OSError), partial.open("rb+") as handle:
+            if _lock(handle):
+                partial.unlink()
+                removed.append(partial)
+    return removed
+
+
+def _lock(handle: BinaryIO) -> bool:
+    """Lock a file until it is closed; return whether that was possible: not if another process has done so."""
+    if sys.platform == "win32":
+        return False
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:  # locked, or on a file system without locks
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _named_after(target: Path, partial: Path) -> Iterator[None]:
+    """Let errors of the system name the file that was meant: a full disk names none, others the partial one."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename in (None, str(partial)):
             error.filename, error.filename2 = str(target), None
         raise
 

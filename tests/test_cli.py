@@ -11,7 +11,7 @@ import yaml
 
 import lightning_adastate
 from lightning_adastate import load_module
-from lightning_adastate.__main__ import main
+from lightning_adastate.__main__ import MODEL_VERBS, READER_GONE, SMALL_VERBS, main
 
 BASE = """
 model:
@@ -56,6 +56,11 @@ class FailingAnchor(StaticAnchor):
             raise ValueError("the third chunk fails")
         return contents
 """
+
+
+SAVE = (
+    "--trainer.callbacks={class_path: ModelCheckpoint, init_args: {dirpath: ckpt, filename: one}}"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -248,6 +253,10 @@ MISTAKES = {
         ["--model.weights=cut.ckpt"],
         ["no checkpoint, or is cut"],
     ),
+    "no last checkpoint": (
+        ["--ckpt_path=last"],
+        ["`ckpt_path` is last, and there is no checkpoint in"],
+    ),
     "weights as checkpoint": (["--ckpt_path=weights.ckpt"], ["use `--model.weights`"]),
     "batch": (["--data.batch_size=9"], ["one batch on each of 1 ranks needs 9"]),
     "cache folder": (["--data.cache_folder=empty.yaml"], ["cannot write into `cache_folder`"]),
@@ -306,8 +315,7 @@ def test_a_wrong_verb_names_the_right_one(capsys):
 
 
 def test_a_checkpoint_holds_the_config_as_text_and_changes_nothing(capsys):
-    save = "--trainer.callbacks={class_path: ModelCheckpoint, init_args: {dirpath: ckpt, filename: one}}"
-    assert main(["fit", "--config=base.yaml", save]) == 0
+    assert main(["fit", "--config=base.yaml", SAVE]) == 0
     checkpoint = torch.load("ckpt/one.ckpt", weights_only=True)
     stored = yaml.safe_load(checkpoint["config"])
     assert stored["model"]["init_args"]["anchor"]["init_args"] == {"num_frames": 2, "decay": 0.9}
@@ -315,6 +323,141 @@ def test_a_checkpoint_holds_the_config_as_text_and_changes_nothing(capsys):
     other = ["--ckpt_path=ckpt/one.ckpt", "--model.anchor=my_anchors.FailingAnchor"]
     said = complaint(capsys, *other, "--generation.prompts=a word", verb="generate")
     assert "the third chunk fails" in said, "the anchor of the command line must run"
+
+
+def test_another_stages_checkpoint_is_refused_before_anything_is_built(capsys):
+    assert main(["fit", "--config=base.yaml", SAVE]) == 0
+    stage = Path("stage.yaml")
+    model = {**yaml.safe_load(BASE)["model"], "class_path": "CausalFlowMatching"}
+    known = (
+        "backbone",
+        "anchor",
+        "cache",
+        "schedule",
+        "codec",
+        "text_encoder",
+        "optimizer",
+        "frame_size",
+    )
+    model["init_args"] = {key: model["init_args"][key] for key in known}
+    model["init_args"]["loss"] = {"class_path": "FlowMatchingLoss"}
+    stage.write_text(yaml.safe_dump({**yaml.safe_load(BASE), "model": model}))
+    said = complaint(capsys, "--config=stage.yaml", "--ckpt_path=ckpt/one.ckpt")
+    assert "is of the stage SelfForcing, not of CausalFlowMatching" in said
+    assert "`model.weights`" in said
+    assert main(["fit", "--config=stage.yaml", "--model.weights=ckpt/one.ckpt"]) == 0
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
+def test_last_is_the_runs_own_newest_checkpoint_for_every_verb(verb, capsys):
+    own = ["--config=base.yaml", SAVE, "--trainer.limit_val_batches=1"]
+    assert main(["fit", *own]) == 0
+    capsys.readouterr()
+    assert main([verb, *own, "--ckpt_path=last", "--trainer.max_steps=2"]) == 0
+    assert "going on from ckpt/one.ckpt" in capsys.readouterr().err
+    assert main([verb, *own, "--ckpt_path=last", "--model.anchor.decay=0.5"]) == 1
+    assert "init_args.anchor.init_args.decay = 0.9, not 0.5" in capsys.readouterr().err
+
+
+def test_no_epoch_minus_two(capsys):
+    assert main(["fit", "--config=base.yaml", "--trainer.enable_progress_bar=true"]) == 0
+    said = capsys.readouterr().out
+    assert "Epoch 0" in said
+    assert "/-2" not in said
+
+
+def test_a_fit_without_checkpoints_says_so(capsys):
+    assert main(["fit", "--config=base.yaml", "--trainer.enable_checkpointing=false"]) == 0
+    assert "no checkpoint was written" in capsys.readouterr().out
+
+
+STOPPING = """
+import os, signal
+from lightning.pytorch import Callback
+
+class Stop(Callback):
+    def __init__(self, number: int, when: str) -> None:
+        self.number, self.when = number, when
+
+    def on_train_batch_end(self, *args):
+        if self.when == "training":
+            os.kill(os.getpid(), self.number)
+
+    def on_fit_start(self, *args):
+        if self.when == "before":
+            os.kill(os.getpid(), self.number)
+"""
+
+
+@pytest.mark.parametrize("number", [2, 15])
+@pytest.mark.parametrize("when", ["training", "before"])
+def test_a_stopped_fit_has_the_signals_exit_code_and_says_how_to_go_on(
+    number, when, capsys, caplog
+):
+    Path("my_stop.py").write_text(STOPPING)
+    stop = f"{{class_path: my_stop.Stop, init_args: {{number: {number}, when: {when}}}}}"
+    given = [f"--trainer.callbacks=[{stop}]", "--trainer.max_steps=4"]
+    assert main(["fit", "--config=base.yaml", *given]) == 128 + number
+    said = capsys.readouterr()
+    if when == "before":
+        assert "No checkpoint was written yet" in said.err
+        return
+    assert "resume with --ckpt_path" in caplog.text
+    assert "written to" not in said.out
+    assert list(Path().rglob("stopped.ckpt"))
+    assert "weights_only" not in caplog.text
+
+
+SWALLOWS = """
+import signal, sys
+from importlib.abc import MetaPathFinder
+
+class Finder(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == {name!r}:
+            try:
+                signal.raise_signal({number})
+            except BaseException:
+                pass  # as libraries do that try an import
+
+sys.meta_path.insert(0, Finder())
+from lightning_adastate.__main__ import MODEL_VERBS, READER_GONE, SMALL_VERBS, main
+sys.exit(main(["fit", "--config=base.yaml"]))
+"""
+
+
+@pytest.mark.parametrize(("number", "name"), [(2, "jsonargparse"), (15, "lightning")])
+def test_a_signal_while_imports_run_ends_the_process_in_one_line(number, name):
+    done = in_own_process("-c", SWALLOWS.format(number=number, name=name))
+    assert done.returncode == 128 + number
+    assert done.stderr.startswith("stopped by SIG")
+    assert done.stderr.count("\n") == 1
+
+
+def in_own_process(*args, **options):
+    """Run Python with this checkout."""
+    root = str(Path(lightning_adastate.__file__).parent.parent)
+    environment = {**os.environ, "PYTHONPATH": root}
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.run(
+        [sys.executable, *args], text=True, env=environment, check=False, **streams
+    )
+
+
+@pytest.mark.parametrize(
+    "verb",
+    ["", *(pytest.param(verb, marks=pytest.mark.slow) for verb in [*MODEL_VERBS, *SMALL_VERBS])],
+)
+def test_a_reader_that_leaves_is_no_trace(verb):
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        words = ["-m", "lightning_adastate", *verb.split(), "--help"]
+        done = in_own_process(*words, stdout=writing)
+    finally:
+        os.close(writing)
+    assert done.stderr == ""
+    assert done.returncode in (0, READER_GONE)  # of long helps argparse itself forgets the error
 
 
 def test_help_and_version_need_neither_torch_nor_lightning():

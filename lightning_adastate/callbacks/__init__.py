@@ -3,6 +3,7 @@
 from lightning_adastate.callbacks.exact_resume import ExactResume
 from lightning_adastate.callbacks.graceful_stop import GracefulStop
 from lightning_adastate.callbacks.loss_weighting import HorizonRamp, LossWeightingCallback
+from lightning_adastate.callbacks.metrics_resume import MetricsResume
 from lightning_adastate.callbacks.reward_weighting import RewardWeighting
 from lightning_adastate.callbacks.stream_metrics import StreamMetrics
 from lightning_adastate.callbacks.swap_probe import SwapProbeMetrics
@@ -12,6 +13,7 @@ __all__ = [
     "GracefulStop",
     "HorizonRamp",
     "LossWeightingCallback",
+    "MetricsResume",
     "RewardWeighting",
     "StreamMetrics",
     "SwapProbeMetrics",

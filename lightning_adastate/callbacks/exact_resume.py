@@ -11,6 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from lightning_adastate.callbacks.lightning_internals import count_batches, mend_epoch_counters
+
 
 class RandomState(TypedDict):
     """Every global random state, in plain containers and tensors (loads with ``weights_only``)."""
@@ -31,6 +33,7 @@ class ExactResume(Callback):
     def __init__(self) -> None:
         super().__init__()
         self._pending: RandomState | None = None
+        self._stepped: int | None = None
 
     def on_save_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, object]
@@ -45,8 +48,11 @@ class ExactResume(Callback):
     def on_load_checkpoint(
         self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, object]
     ) -> None:
-        """Keep this rank's state until training starts."""
+        """Keep this rank's state until training starts; put right what Lightning counts wrongly at an epoch's end."""
         del pl_module
+        loops = checkpoint.get("loops")
+        if trainer.training and isinstance(loops, dict) and "fit_loop" in loops:
+            self._stepped = mend_epoch_counters(loops["fit_loop"])
         states = checkpoint.get("random_states")
         if not isinstance(states, list) or len(states) != trainer.world_size:
             rank_zero_warn(
@@ -62,6 +68,15 @@ class ExactResume(Callback):
         if self._pending is not None:
             restore_random_state(self._pending)
             self._pending = None
+
+    def on_train_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: object, batch_idx: int
+    ) -> None:
+        """Put right how many batches have stepped, before the first one."""
+        del pl_module, batch, batch_idx
+        if self._stepped is not None:
+            count_batches(trainer, self._stepped)
+            self._stepped = None
 
 
 def random_state() -> RandomState:

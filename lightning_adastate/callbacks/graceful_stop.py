@@ -30,6 +30,8 @@ class GracefulStop(Callback):
         folder: Where to write it; ``None`` is the folder of the first ``ModelCheckpoint``, else the
             trainer's ``default_root_dir``.
 
+    ``stopped_by`` is the signal after which the last fit was stopped; ``None`` if it was not.
+
     Raises:
         ValueError: If the name is no ``.ckpt``.
     """
@@ -40,7 +42,8 @@ class GracefulStop(Callback):
             raise ValueError(f"`filename` must end in .ckpt, got {filename!r}")
         self.filename = filename
         self.folder = folder
-        self._asked: str | None = None
+        self.stopped_by: signal.Signals | None = None
+        self._asked: signal.Signals | None = None
         self._waiting = False
         self._before: dict[int, signal._HANDLER] = {}
         self._silenced: list[tuple[ModelCheckpoint, int, bool | Literal["link"] | None]] = []
@@ -48,7 +51,7 @@ class GracefulStop(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listen, in place of Lightning, which would raise in the middle of a step."""
         del trainer, pl_module
-        self._asked = None
+        self._asked = self.stopped_by = None
         if threading.current_thread() is threading.main_thread():
             for number in SIGNALS:
                 self._before[number] = signal.signal(number, self._ask)
@@ -110,9 +113,9 @@ class GracefulStop(Callback):
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         del frame
-        self._asked = signal.Signals(number).name
+        self._asked = signal.Signals(number)
         self._restore()
-        log.warning("%s: saving at the next whole step, then stopping", self._asked)
+        log.warning("%s: saving at the next whole step, then stopping", self._asked.name)
 
     def _restore(self) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -122,7 +125,8 @@ class GracefulStop(Callback):
 
     def _stop(self, trainer: Trainer) -> None:
         path = self.path(trainer)
-        trainer.save_checkpoint(path)
+        self.stopped_by = self._asked or signal.SIGTERM  # another rank was asked
+        trainer.save_checkpoint(path, weights_only=False)
         if trainer.is_global_zero:
             log.warning(
                 "stopped after generator step %d; resume with --ckpt_path %s",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,12 +15,16 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from lightning_adastate.cli.early_exit import work_begins
+from lightning_adastate.cli.progress import show_no_wrong_epoch
+from lightning_adastate.cli.stopping import told_of_signals
 from lightning_adastate.generation.generate import Generation
 from lightning_adastate.generation.timeline import Change
 from lightning_adastate.generation.trainer import StreamTrainer
-from lightning_adastate.recipes.loading import check_checkpoint, import_families, streaming_part
+from lightning_adastate.recipes.loading import import_families, streaming_part
 from lightning_adastate.recipes.recipe import DEFAULT_SEED, RecipeParser, build_in_format
 from lightning_adastate.training.base import StreamModule
+from lightning_adastate.training.resuming import check_checkpoint, newest_checkpoint
 from lightning_adastate.training.trainers import last_checkpoint
 
 HARMLESS = (
@@ -40,9 +45,11 @@ class SaveConfig(SaveConfigCallback):
         """Hand the configuration to the module; write nothing yet: a refused run leaves no file."""
         del trainer, stage
         assert isinstance(pl_module, StreamModule)
-        pl_module.recipe_text = self.parser.dump(
-            self.config, skip_none=False, skip_link_targets=False
-        )
+        pl_module.recipe_text = self.text()
+
+    def text(self) -> str:
+        """Return the configuration."""
+        return str(self.parser.dump(self.config, skip_none=False, skip_link_targets=False))
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write it beside the logs."""
@@ -114,7 +121,11 @@ class CLI(LightningCLI):
         if self.subcommand != "generate":
             asked = self.config[self.subcommand]
             asked.weights_only = asked.weights_only is not False  # Lightning's default runs code
-            check_checkpoint(asked.ckpt_path, weights_only=asked.weights_only)
+            check_checkpoint(
+                asked.ckpt_path,
+                weights_only=asked.weights_only,
+                class_path=asked.model.class_path,
+            )
             return
         config = self.config["generate"]
         changes = [Change(**change) for change in config.generation.timeline or []]
@@ -126,15 +137,46 @@ class CLI(LightningCLI):
         config.trainer.callbacks = None
         config.trainer.logger = False
 
-    def after_fit(self) -> None:
-        """Say where the weights are, and how they are streamed."""
+    def fit(self, model: StreamModule, **options: Any) -> None:
+        """Train, and say where the weights are and how they are streamed."""
+        self.ask_trainer("fit", model, options)
         saved = last_checkpoint(self.trainer)
-        if saved is not None and self.trainer.is_global_zero:
-            path = os.path.relpath(saved)
-            print(f"written to {path}; `generate` streams it with --ckpt_path {path}")
+        if not self.trainer.is_global_zero:
+            return
+        if saved is None:
+            print("no checkpoint was written: none was due; --trainer.callbacks sets when")
+            return
+        path = os.path.relpath(saved)
+        print(f"written to {path}; `generate` streams it with --ckpt_path {path}")
+
+    def validate(self, model: StreamModule, **options: Any) -> None:
+        """Score the videos set aside."""
+        self.ask_trainer("validate", model, options)
+
+    def test(self, model: StreamModule, **options: Any) -> None:
+        """Score the videos set aside."""
+        self.ask_trainer("test", model, options)
+
+    def predict(self, model: StreamModule, **options: Any) -> None:
+        """Stream the captions of the videos set aside."""
+        self.ask_trainer("predict", model, options)
+
+    def ask_trainer(self, verb: str, model: StreamModule, options: dict[str, Any]) -> None:
+        """Run one of the Trainer's own verbs, from the newest checkpoint of the run if that is asked for."""
+        work_begins()
+        show_no_wrong_epoch(self.trainer)
+        with told_of_signals(self.trainer):
+            if options.get("ckpt_path") == "last":
+                savers = [one for one in self.trainer.callbacks if isinstance(one, SaveConfig)]  # type: ignore[attr-defined]
+                model.recipe_text = savers[0].text() if savers else None
+                options["ckpt_path"] = newest = newest_checkpoint(self.trainer, model)
+                if self.trainer.is_global_zero:
+                    print(f"going on from {os.path.relpath(newest)}", file=sys.stderr)
+            getattr(self.trainer, verb)(model, **options)
 
     def generate(self, model: StreamModule, **options: Any) -> None:
         """Stream."""
+        work_begins()
         assert isinstance(self.trainer, StreamTrainer)
         self.exit_code = self.trainer.generate(model, self.generation, **options)
 

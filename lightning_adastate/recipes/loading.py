@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import zipfile
 from collections.abc import Sequence
 from importlib.metadata import entry_points
-from pathlib import Path
 
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule
@@ -15,7 +13,6 @@ from lightning_adastate.recipes.explain import in_sentences
 from lightning_adastate.recipes.names import recipe_arguments
 from lightning_adastate.recipes.parser import SentenceParser
 from lightning_adastate.training.base import StreamModule
-from lightning_adastate.training.configuration import unpickle
 
 FAMILIES = (
     "anchors",
@@ -34,9 +31,6 @@ FAMILIES = (
     "training",
 )
 """Modules whose classes are known by their short names."""
-
-CHECKPOINT_WORDS = ("last", "best", "hpc", "registry")
-"""What Lightning finds by itself."""
 
 PACKAGE = StreamModule.__module__.split(".")[0]
 
@@ -88,31 +82,6 @@ def build_streaming(parser: SentenceParser, model: Namespace, weights: str | Non
     wanted = Namespace(model=streaming_part(model, weights))
     module: StreamModule = parser.instantiate_classes(wanted).model
     return module.eval()
-
-
-def check_checkpoint(path: str | None, *, weights_only: bool) -> None:
-    """Refuse a checkpoint that cannot be resumed from, before anything is built.
-
-    Args:
-        path: A file. What only the Trainer knows (``last``, a folder, an address) is left to it.
-        weights_only: Whether it must load without running code from it; else it is not read here.
-
-    Raises:
-        ValueError: If the file is missing, unreadable, or holds weights alone.
-    """
-    if path is None or path in CHECKPOINT_WORDS or "://" in path or Path(path).is_dir():
-        return
-    if not Path(path).is_file():
-        raise ValueError(f"there is no checkpoint {path!r}")
-    if not zipfile.is_zipfile(path):
-        raise ValueError(f"{path!r} is no checkpoint, or is cut short")
-    if not weights_only:
-        return
-    found = unpickle(path, mmap=True)
-    if not isinstance(found, dict) or not {"state_dict", "loops"} <= found.keys():
-        raise ValueError(
-            f"{path!r} holds no training to resume; to start from weights use `--model.weights`"
-        )
 
 
 def streaming_part(model: Namespace, weights: str | None) -> Namespace:

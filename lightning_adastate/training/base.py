@@ -21,12 +21,14 @@ from lightning_adastate.backbones import Backbone
 from lightning_adastate.caches import Cache
 from lightning_adastate.callbacks.exact_resume import ExactResume
 from lightning_adastate.callbacks.graceful_stop import GracefulStop
+from lightning_adastate.callbacks.metrics_resume import MetricsResume
 from lightning_adastate.codecs import Codec
 from lightning_adastate.noise import NoiseSource
 from lightning_adastate.schedules import Schedule
 from lightning_adastate.streaming.pipeline import PixelStreaming
 from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.text import TextEncoder
+from lightning_adastate.training.checkpoint_io import write_whole_checkpoints
 from lightning_adastate.training.checkpoint_weights import (
     FROZEN,
     check_weights,
@@ -34,7 +36,9 @@ from lightning_adastate.training.checkpoint_weights import (
 )
 from lightning_adastate.training.configuration import (
     CONFIG_KEY,
+    STAGE_KEY,
     build_module,
+    check_stage,
     config_text,
     read_checkpoint,
 )
@@ -120,15 +124,16 @@ class StreamModule(LightningModule, PixelStreaming):
             shard_networks(self, data_mesh(self.device_mesh))
 
     def configure_callbacks(self) -> list[Callback]:
-        """Make every fit resumable: bit for bit, and after a signal in the middle of an epoch.
+        """Make every fit resumable: bit for bit, after a signal in the middle of an epoch, with one file of metrics.
 
-        What the trainer has of these already stays as it is.
+        Its checkpoints are written whole or not at all. What the trainer has of these already stays as it is.
         """
         trainer = trainer_of(self)
         if trainer is None or trainer.state.fn != TrainerFn.FITTING:
             return []
+        write_whole_checkpoints(trainer)
         present = trainer.callbacks  # type: ignore[attr-defined]
-        kinds: tuple[type[Callback], ...] = (ExactResume, GracefulStop)
+        kinds: tuple[type[Callback], ...] = (ExactResume, GracefulStop, MetricsResume)
         return [kind() for kind in kinds if not any(isinstance(each, kind) for each in present)]
 
     @property
@@ -139,18 +144,20 @@ class StreamModule(LightningModule, PixelStreaming):
     # -- checkpoints ----------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """Add the configuration as text: no class is pickled. Frozen modules are no part of a checkpoint."""
+        """Add the stage and the configuration as text: no class is pickled. Frozen modules are no part of a checkpoint."""
+        checkpoint[STAGE_KEY] = type(self).__name__
         if self.recipe_text is not None:
             checkpoint[CONFIG_KEY] = self.recipe_text
 
     def on_load_checkpoint(self, checkpoint: dict[str, object]) -> None:
-        """Refuse a checkpoint of another model: what does not fit would silently stay as it was built.
+        """Refuse a checkpoint of another stage or model: what does not fit would silently stay as it was built.
 
         Another anchor is no other model. Streaming does without parts that only training has.
 
         Raises:
-            ValueError: Naming the first tensor that does not fit, and the remedy.
+            ValueError: Naming both stages, or the first tensor that does not fit, and the remedy.
         """
+        check_stage(checkpoint, type(self))
         if "state_dict" not in checkpoint:  # sharded: the strategy has loaded it, and compared
             return
         weights = checkpoint["state_dict"]

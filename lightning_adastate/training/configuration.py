@@ -18,6 +18,9 @@ from lightning_adastate.training.checkpoint_weights import check_replaced, witho
 CONFIG_KEY = "config"
 """Where the configuration stands in a checkpoint."""
 
+STAGE_KEY = "stage"
+"""Where the name of the training stage's class stands in a checkpoint."""
+
 Module = TypeVar("Module", bound=LightningModule)
 
 
@@ -62,6 +65,27 @@ def config_text(checkpoint: Mapping[str, object], path: str | Path) -> str:
             "the same way, or give them, as in `load_from_checkpoint(path, backbone=..., anchor=..., ...)`"
         )
     return str(checkpoint[CONFIG_KEY])
+
+
+def check_stage(checkpoint: Mapping[str, object], kind: type) -> None:
+    """Refuse to go on from a checkpoint of another training stage. A subclass is no other stage.
+
+    Args:
+        checkpoint: Its stage is named in it, or is the class in its configuration.
+        kind: The class of the module that is to go on.
+
+    Raises:
+        ValueError: Naming both stages, and the remedy.
+    """
+    stage = checkpoint.get(STAGE_KEY)
+    if stage is None and CONFIG_KEY in checkpoint:
+        model = yaml.safe_load(str(checkpoint[CONFIG_KEY]))["model"]
+        stage = model["class_path"].rpartition(".")[2]
+    if stage is not None and stage not in [each.__name__ for each in kind.__mro__]:
+        raise ValueError(
+            f"the checkpoint is of the stage {stage}, not of {kind.__name__}, and a stage goes on only from its own; to "
+            "begin with its generator give the file as `model.weights`"
+        )
 
 
 def build_module(

@@ -9,7 +9,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from lightning_adastate.training.sharding import full_tensor
-from lightning_adastate.training.trainers import last_checkpoint, trainer_of
+from lightning_adastate.training.trainers import trainer_of, where_to_go_on
 
 
 class NonFiniteError(ValueError):
@@ -40,17 +40,9 @@ def check_gradients(
         and not bool(full_tensor(parameter.grad).isfinite().all())
     )
     first = next(named, "all gradients together")
+    trainer = trainer_of(module)
+    go_on = "No checkpoint was written yet" if trainer is None else where_to_go_on(trainer)
     raise NonFiniteError(
         f"the gradient of {first} is not finite after {module.global_step} generator steps; its step was not taken. "
-        f"{_last_checkpoint(module)}; look at teacher, data, learning rate and precision"
+        f"{go_on}; look at teacher, data, learning rate and precision"
     )
-
-
-def _last_checkpoint(module: LightningModule) -> str:
-    trainer = trainer_of(module)
-    if trainer is None:
-        return "No checkpoint was written yet"
-    if last := last_checkpoint(trainer):
-        return f"The last good checkpoint is {last}"
-    begun = trainer.ckpt_path
-    return f"The run began at {begun}" if begun else "No checkpoint was written yet"

@@ -29,6 +29,14 @@ def last_checkpoint(trainer: Trainer) -> Path | None:
     return max(paths, key=lambda path: path.stat().st_mtime_ns, default=None)
 
 
+def where_to_go_on(trainer: Trainer) -> str:
+    """Return a sentence that names the checkpoint from which a run that ended early goes on."""
+    if last := last_checkpoint(trainer):
+        return f"The last good checkpoint is {last}"
+    begun = trainer.ckpt_path
+    return f"The run began at {begun}" if begun else "No checkpoint was written yet"
+
+
 def scaler_of(module: LightningModule) -> object | None:
     """Return the gradient scaler of 16-bit mixed precision, which skips steps that are not finite; else ``None``."""
     trainer = trainer_of(module)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from training_toy import ClipData, flow_matching, parts, self_forcing, trainer
+from training_toy import ClipData, causal, flow_matching, parts, self_forcing, trainer
 
 from lightning_adastate.anchors import StaticAnchor
 from lightning_adastate.backbones import WanTransformer
@@ -46,7 +46,6 @@ OTHERS = {
     "more layers": (lambda: larger(num_layers=3), "it lacks .*blocks.2"),
     "fewer layers": (lambda: larger(num_layers=1), "it also has .*blocks.1"),
     "wider": (lambda: larger(dim=48), "it has another shape of"),
-    "another stage": (flow_matching, "it also has critic"),
     "no average": (lambda: self_forcing(ema_decay=None), "it also has generator_ema"),
 }
 
@@ -56,6 +55,34 @@ def test_training_refuses_what_would_stay_as_it_was_built(other, saved, tmp_path
     build, message = OTHERS[other]
     with pytest.raises(ValueError, match=f"the checkpoint is not of this model: {message}"):
         trainer(tmp_path).fit(build(), ClipData(4, val_count=0), ckpt_path=saved)
+
+
+def test_a_checkpoint_of_another_stage_is_refused_though_its_weights_fit(tmp_path):
+    run = trainer(tmp_path, max_steps=1)
+    run.fit(flow_matching(), ClipData(4, val_count=0))
+    run.save_checkpoint(tmp_path / "teacher.ckpt")
+    checkpoint = torch.load(tmp_path / "teacher.ckpt", weights_only=True)
+    assert checkpoint.pop("stage") == "FlowMatching"
+    checkpoint["config"] = "model: {class_path: lightning_adastate.training.FlowMatching}"
+    torch.save(checkpoint, tmp_path / "older.ckpt")  # without the key, as older versions wrote it
+    refusal = "of the stage FlowMatching, not of CausalFlowMatching.*`model.weights`"
+    for name in ("teacher.ckpt", "older.ckpt"):
+        for verb in ("fit", "validate", "predict"):
+            with pytest.raises(ValueError, match=refusal):
+                getattr(trainer(tmp_path), verb)(
+                    causal(), ClipData(4), ckpt_path=tmp_path / name, weights_only=True
+                )
+
+
+def test_a_subclass_is_no_other_stage(saved, tmp_path):
+    model = self_forcing()
+    model.__class__ = type("Mine", (SelfForcing,), {})
+    run = trainer(tmp_path, max_steps=2, max_epochs=5)
+    run.fit(model, ClipData(4, val_count=0), ckpt_path=saved)
+    assert model.global_step == 2
+    run.save_checkpoint(tmp_path / "mine.ckpt")
+    with pytest.raises(ValueError, match="of the stage Mine, not of SelfForcing"):
+        trainer(tmp_path).fit(self_forcing(), ClipData(4), ckpt_path=tmp_path / "mine.ckpt")
 
 
 def test_a_checkpoint_without_weights_in_common_is_refused(saved, tmp_path):

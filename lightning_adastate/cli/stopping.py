@@ -1,0 +1,48 @@
+"""What a run that was stopped by a signal says, and its exit code: 130 after Ctrl-C, 143 after SIGTERM."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from lightning_adastate.callbacks import GracefulStop
+from lightning_adastate.training.trainers import where_to_go_on
+
+
+@contextlib.contextmanager
+def told_of_signals(trainer: Trainer) -> Iterator[None]:
+    """Leave with the exit code of the signal that stopped what the block did.
+
+    Raises:
+        SystemExit: With it.
+    """
+    try:
+        yield
+        number = stopped_by(trainer)
+    except SIGTERMException:
+        number = signal.SIGTERM
+        _tell(trainer, number)
+    except SystemExit as leaving:  # what Lightning makes of a KeyboardInterrupt
+        if not isinstance(leaving.__context__, KeyboardInterrupt):
+            raise
+        number = signal.SIGINT
+        _tell(trainer, number)
+    if number is not None:
+        # Launched by the first process, the others must not look as if they had failed: it would be killed.
+        raise SystemExit(128 + number if trainer.is_global_zero else 0)
+
+
+def stopped_by(trainer: Trainer) -> signal.Signals | None:
+    """Return the signal after which a fit was saved and stopped; it has said so itself."""
+    stops = [each for each in trainer.callbacks if isinstance(each, GracefulStop)]  # type: ignore[attr-defined]
+    return next((stop.stopped_by for stop in stops if stop.stopped_by is not None), None)
+
+
+def _tell(trainer: Trainer, number: signal.Signals) -> None:
+    if trainer.is_global_zero:
+        print(f"stopped by {number.name}. {where_to_go_on(trainer)}", file=sys.stderr)
