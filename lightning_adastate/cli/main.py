@@ -14,6 +14,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from lightning_adastate.callbacks.video_predictions import VideoPredictionWriter
 from lightning_adastate.generation.generate import Generation
 from lightning_adastate.generation.timeline import Change
 from lightning_adastate.generation.trainer import StreamTrainer
@@ -105,8 +106,12 @@ class CLI(LightningCLI):
         """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Every verb accepts every configuration, so all of them know the group `generation`."""
+        """Every verb accepts every configuration, so all of them know the groups `generation` and `prediction`."""
         parser.add_class_arguments(Generation, "generation", instantiate=False)
+        if self.verb == "predict":
+            parser.add_lightning_class_args(VideoPredictionWriter, "prediction")
+        else:
+            parser.add_class_arguments(VideoPredictionWriter, "prediction", instantiate=False)
 
     def before_instantiate_classes(self) -> None:
         """Check what is asked for before anything is built; for `generate` build only what streams."""
@@ -132,6 +137,13 @@ class CLI(LightningCLI):
         if saved is not None and self.trainer.is_global_zero:
             path = os.path.relpath(saved)
             print(f"written to {path}; `generate` streams it with --ckpt_path {path}")
+
+    def after_predict(self) -> None:
+        """Say where the videos are."""
+        writer: VideoPredictionWriter = self._get(self.config_init, "prediction")
+        if self.trainer.is_global_zero:
+            before = f", {writer.num_found} were there already" if writer.num_found else ""
+            print(f"{writer.num_made} videos written to {writer.folder}{before}")
 
     def generate(self, model: StreamModule, **options: Any) -> None:
         """Stream."""
