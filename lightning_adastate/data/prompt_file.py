@@ -155,10 +155,11 @@ class PromptFileData(ResumableData):
         self.train_rows = Prompts([prompts[i] for i in train])
         self.val_rows = Prompts([prompts[i] for i in val])
 
-    def predict_dataloader(self) -> DataLoader[PromptBatch]:  # type: ignore[override]
+    def predict_dataloader(self) -> DataLoader[PromptBatch]:
         """Return all prompts, as often as ``samples`` says, shared out over the processes batch by batch."""
         assert self.prompt_samples is not None, 'call `setup("predict")` first'
-        rank, kind = 0, UnrepeatedDistributedSampler
+        rank = 0
+        kind: type[DistributedSampler[object]] = UnrepeatedDistributedSampler
         if self.trainer is not None:
             rank = self.trainer.global_rank
             if self.trainer.lightning_module.device_mesh is not None:

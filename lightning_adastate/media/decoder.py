@@ -9,6 +9,7 @@ length of a JSON object in four bytes, the object, and for ``shape`` that many b
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import resource
@@ -30,7 +31,7 @@ SMALL_PICTURE = 256 * 256
 """Below this many pixels, starting decoder threads costs more than it saves."""
 
 MAX_THREADS = 4
-"""Of one decoder: each takes its share of the address space, whatever the number of cores."""
+"""Of one decoder, whatever the number of cores: each takes address space."""
 
 PIECE_BYTES = 1 << 26
 """Pixels of one answer: a piece ends there, however few frames it has."""
@@ -65,20 +66,16 @@ def probe(path: str, max_pixels: int, max_fps: float) -> Iterator[dict[str, Any]
         stream = _video_stream(container, path, max_pixels)
         rate = _rate(stream, path, max_fps)
         decoded = decode(container, stream, path, max_pixels)
-        first = next(decoded, None)
-        if first is None:
+        if (first := next(decoded, None)) is None:
             raise ValueError(f"video file '{path}' has no frames")
         _check_end(stream, path)
-        height, width = (
-            (first.width, first.height) if _turns(first) % 2 else (first.height, first.width)
-        )
+        height, width = _shown(first)
         count = stream.frames
         if not count:
-            count = 1
-            for _ in decoded:
-                count += 1
+            for count, _ in enumerate(decoded, 2):
                 if count % BEAT_FRAMES == 0:
                     yield {}
+            count = max(count, 1)
     yield {"info": [count, height, width, rate.numerator, rate.denominator]}
 
 
@@ -118,27 +115,23 @@ def choose(
 ) -> Iterator[VideoFrame]:
     """Yield the frames asked for: by number, or with ``fps`` the nearest in time to each tick."""
     stop = None if wanted.num_frames is None else wanted.start + wanted.num_frames
+    timed = _timed(frames, stream, rate)
+    if wanted.fps is None:
+        numbered = (frame for frame, time in timed if round(time * rate) >= wanted.start)
+        yield from itertools.islice(numbered, wanted.num_frames)
+        return
     number, before, last = wanted.start, None, Fraction(0)
-    for frame, time in _timed(frames, stream, rate):
-        if wanted.fps is None:
-            if round(time * rate) < wanted.start:
-                continue
-            yield frame
+    for frame, time in timed:
+        while before is not None and number / wanted.fps <= (last + time) / 2:
+            yield before
             number += 1
-        else:
-            while before is not None and number / wanted.fps <= (last + time) / 2:
-                yield before
-                number += 1
-                if number == stop:
-                    return
-            before, last = frame, time
-        if number == stop:
-            return
-    while wanted.fps is not None and before is not None and number / wanted.fps < last + 1 / rate:
+            if number == stop:
+                return
+        before, last = frame, time
+    # The last frame is shown until the next would come.
+    while before is not None and number != stop and number / wanted.fps < last + 1 / rate:
         yield before
         number += 1
-        if number == stop:
-            return
 
 
 def decode(
@@ -168,20 +161,17 @@ def _timed(
     frames: Iterator[VideoFrame], stream: VideoStream, rate: Fraction
 ) -> Iterator[tuple[VideoFrame, Fraction]]:
     """Yield frames with their time in seconds from the file's begin."""
-    first = stream.start_time or 0
+    first, tick = stream.start_time or 0, stream.time_base
     for count, frame in enumerate(frames):
-        if frame.pts is None or stream.time_base is None:
-            yield frame, count / rate
-        else:
-            yield frame, (frame.pts - first) * stream.time_base
+        timeless = frame.pts is None or tick is None
+        yield frame, count / rate if timeless else (frame.pts - first) * tick
 
 
 def _picture(
     converter: VideoReformatter, frame: VideoFrame, size: tuple[int, int] | None
 ) -> np.ndarray:
     """Return a frame as it is shown: turned, and brought to a size by its shorter side and a centre crop."""
-    turns = _turns(frame)
-    shown = (frame.width, frame.height) if turns % 2 else (frame.height, frame.width)
+    turns, shown = _turns(frame), _shown(frame)
     if size is None or size == shown:
         picture = converter.reformat(frame, format="rgb24").to_ndarray()
         return np.rot90(picture, turns)
@@ -205,6 +195,11 @@ def _turns(frame: VideoFrame) -> int:
     return round(frame.rotation / 90) % 4
 
 
+def _shown(frame: VideoFrame) -> tuple[int, int]:
+    """Return height and width as a frame is shown."""
+    return (frame.width, frame.height) if _turns(frame) % 2 else (frame.height, frame.width)
+
+
 def _open(path: str) -> InputContainer:
     try:
         return av.open(path, options={"protocol_whitelist": "file", "format_whitelist": FORMATS})
@@ -219,8 +214,6 @@ def _video_stream(container: InputContainer, path: str, max_pixels: int) -> Vide
     # A file cut inside its header has a stream without a decoder; touching it kills the process.
     if stream.codec_context is None:
         raise ValueError(f"video file '{path}' is broken: its codec is unknown")
-    if not stream.height or not stream.width:
-        raise ValueError(f"video file '{path}' is broken: no size")
     _check_pixels(stream.height, stream.width, path, max_pixels)
     small = stream.height * stream.width < SMALL_PICTURE
     stream.codec_context.thread_count = 1 if small else MAX_THREADS
@@ -228,19 +221,17 @@ def _video_stream(container: InputContainer, path: str, max_pixels: int) -> Vide
 
 
 def _check_pixels(height: int, width: int, path: str, max_pixels: int) -> None:
-    if height * width > max_pixels:
+    if not 0 < height * width <= max_pixels:
         raise ValueError(
-            f"video file '{path}' has pictures of {height} x {width}, more than {max_pixels} pixels"
+            f"video file '{path}' has pictures of {height} x {width}; expected 1 to {max_pixels} pixels"
         )
 
 
 def _rate(stream: VideoStream, path: str, max_fps: float) -> Fraction:
     rate = stream.average_rate or stream.guessed_rate
-    if not rate:
-        raise ValueError(f"video file '{path}' is broken: no frame rate")
-    if not 0 < rate <= max_fps:
+    if not rate or not 0 < rate <= max_fps:
         raise ValueError(
-            f"video file '{path}' says {float(rate):.6g} frames per second, more than {max_fps:g}"
+            f"video file '{path}' is broken: {float(rate or 0):.6g} frames per second, the most is {max_fps:g}"
         )
     return Fraction(rate)
 
@@ -280,6 +271,7 @@ def serve(requests: BinaryIO, out: BinaryIO, memory_bytes: int, cpu_seconds: int
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in requests:
         asked = json.loads(line)
+        os.chdir(asked["folder"])  # where the one who asks is now
         allow(cpu_seconds)
         path, caps = asked["path"], (asked["max_pixels"], asked["max_fps"])
         try:
@@ -290,23 +282,17 @@ def serve(requests: BinaryIO, out: BinaryIO, memory_bytes: int, cpu_seconds: int
             else:
                 fps = None if asked["fps"] is None else Fraction(*asked["fps"])
                 size = None if asked["size"] is None else tuple(asked["size"])
-                which = Wanted(
-                    asked["start"], asked["num_frames"], asked["piece_frames"], fps, size
-                )
+                which = Wanted(*asked["frames"], fps, size)
                 for piece in pieces(path, which, *caps):
                     answer(out, {"shape": [len(piece), *piece[0].shape]}, piece)
                     allow(cpu_seconds)
-        except MemoryError:  # FFmpeg's own is one too
-            answer(out, {"error": _too_much(path, memory_bytes)}, [])
-        except ValueError as error:
-            short = isinstance(error.__cause__, MemoryError)
-            answer(out, {"error": _too_much(path, memory_bytes) if short else str(error)}, [])
+        except (MemoryError, ValueError) as error:
+            text = str(error)
+            if isinstance(error, MemoryError) or isinstance(error.__cause__, MemoryError):
+                text = f"video file '{path}' takes more than {memory_bytes >> 20} MiB to decode"
+            answer(out, {"error": text}, [])
         else:
             answer(out, {"end": True}, [])
-
-
-def _too_much(path: str, memory_bytes: int) -> str:
-    return f"video file '{path}' takes more than {memory_bytes >> 20} MiB to decode"
 
 
 if __name__ == "__main__":

@@ -123,9 +123,7 @@ def _pieces(
     request = {
         "job": "read",
         "path": str(path),
-        "start": start,
-        "num_frames": num_frames,
-        "piece_frames": piece_frames,
+        "frames": [start, num_frames, piece_frames],
         "fps": as_pair(fps),
         "size": size,
     }

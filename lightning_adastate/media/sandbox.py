@@ -84,15 +84,19 @@ class Decoder:
             ValueError: If the file is refused, or the process dies of it; it is named.
         """
         limits, path = self.limits, request["path"]
-        caps = {"max_pixels": limits.max_pixels, "max_fps": limits.max_fps}
+        caps = {
+            "folder": os.getcwd(),
+            "max_pixels": limits.max_pixels,
+            "max_fps": limits.max_fps,
+        }
         try:
             self._send(json.dumps({**request, **caps}).encode() + b"\n")
             while True:
                 deadline = time.monotonic() + limits.seconds
-                (length,) = struct.unpack("<I", self._receive(4, deadline))
+                (length,) = struct.unpack("<I", self._receive(4, deadline).tobytes())
                 if length > MAX_HEAD:
                     raise _Died("it answers nonsense")
-                found: dict[str, Any] = json.loads(bytes(self._receive(length, deadline)))
+                found: dict[str, Any] = json.loads(self._receive(length, deadline).tobytes())
                 if "end" in found:
                     return
                 if "error" in found:
@@ -130,7 +134,7 @@ class Decoder:
         """Return so many bytes."""
         assert self.process.stdout is not None
         data = np.empty(count, np.uint8)
-        view, done = memoryview(data), 0
+        view, done = data.data, 0
         pipe = self.process.stdout.fileno()
         poll = select.poll()
         poll.register(pipe, select.POLLIN | select.POLLHUP)

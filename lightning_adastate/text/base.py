@@ -34,6 +34,7 @@ class TextEncoder(nn.Module, ABC):
         Cheap: thousands of captions are asked about before training begins. An encoder that refuses prompts tells here.
         """
         del prompt
+        return None
 
     @property
     def fingerprint(self) -> str:

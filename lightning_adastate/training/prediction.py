@@ -37,7 +37,7 @@ def predict(module: StreamModule, batch: VideoBatch | PromptBatch, batch_idx: in
     """
     trainer = trainer_of(module)
     orders = _orders(batch, batch_idx, trainer)
-    num_chunks = batch.get("num_chunks")
+    num_chunks = cast("PromptBatch", batch)["num_chunks"] if "num_chunks" in batch else None
     num_frames = None if num_chunks is not None else batch["video"].shape[1]
     writer = None if trainer is None else _writer(trainer)
     if writer is None:
