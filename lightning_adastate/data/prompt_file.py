@@ -8,13 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, Dataset, DistributedSampler
 
 from lightning_adastate.data.fitting import listed, model_of, prompt_problem
 from lightning_adastate.data.prompts import read_prompts
 from lightning_adastate.data.resumable import ResumableData
-from lightning_adastate.data.sampler import Draw
+from lightning_adastate.data.sampler import Draw, EachOnce
 from lightning_adastate.data.video_names import first_of_each, video_name
 from lightning_adastate.types import PromptBatch, VideoBatch
 
@@ -46,6 +45,7 @@ class PromptSamples(Dataset[PromptBatch]):
         samples: Videos of each prompt.
         num_chunks: Length of a video.
         batch_size: Prompts in lock-step.
+        at_least: Batches there must be; those beyond the prompts are empty.
 
     Raises:
         ValueError: If no file can have a name.
@@ -59,6 +59,7 @@ class PromptSamples(Dataset[PromptBatch]):
         samples: int,
         num_chunks: int,
         batch_size: int,
+        at_least: int = 1,
     ) -> None:
         self.prompts = list(prompts)
         self.names = list(names)
@@ -66,6 +67,7 @@ class PromptSamples(Dataset[PromptBatch]):
         self.samples = samples
         self.num_chunks = num_chunks
         self.batch_size = batch_size
+        self.at_least = at_least
         for line in self.lines:
             video_name(self.names[line], samples - 1)
 
@@ -76,12 +78,13 @@ class PromptSamples(Dataset[PromptBatch]):
 
     def __len__(self) -> int:
         """Count the batches."""
-        return self.samples * self.batches_per_sample
+        return max(self.samples * self.batches_per_sample, self.at_least)
 
     def __getitem__(self, index: int) -> PromptBatch:
         """Return a batch."""
         seed, batch = divmod(index, self.batches_per_sample)
-        lines = self.lines[batch * self.batch_size : (batch + 1) * self.batch_size]
+        first = batch * self.batch_size
+        lines = self.lines[first : first + self.batch_size] if seed < self.samples else []
         return PromptBatch(
             **without_frames([self.prompts[line] for line in lines]),
             names=[video_name(self.names[line], seed) for line in lines],
@@ -137,7 +140,6 @@ class PromptFileData(ResumableData):
         self.num_chunks = num_chunks
         self.names = None if names is None else Path(names).expanduser()
         self.prompt_samples: PromptSamples | None = None
-        self.allow_zero_length_dataloader_with_multiple_devices = True  # fewer videos than devices
 
     @property
     def source(self) -> str:
@@ -158,17 +160,19 @@ class PromptFileData(ResumableData):
     def predict_dataloader(self) -> DataLoader[PromptBatch]:
         """Return all prompts, as often as ``samples`` says, shared out over the processes batch by batch."""
         assert self.prompt_samples is not None, 'call `setup("predict")` first'
-        rank = 0
-        kind: type[DistributedSampler[object]] = UnrepeatedDistributedSampler
-        if self.trainer is not None:
-            rank = self.trainer.global_rank
-            if self.trainer.lightning_module.device_mesh is not None:
-                # Networks that are spread over the processes need as many passes on each: some batches come twice.
-                kind = DistributedSampler
-        sampler = kind(self.prompt_samples, num_replicas=self._num_ranks, rank=rank, shuffle=False)
+        rank = 0 if self.trainer is None else self.trainer.global_rank
+        kind = DistributedSampler if self._is_spread else EachOnce
+        sampler: DistributedSampler[object] = kind(
+            self.prompt_samples, num_replicas=self._num_ranks, rank=rank, shuffle=False
+        )
         return DataLoader(
             self.prompt_samples, batch_size=1, sampler=sampler, collate_fn=only, num_workers=0
         )
+
+    @property
+    def _is_spread(self) -> bool:
+        """Whether the networks are spread over the processes: each then needs as many passes as the others."""
+        return self.trainer is not None and self.trainer.lightning_module.device_mesh is not None
 
     def _samples(self) -> PromptSamples:
         """Return what is predicted.
@@ -189,6 +193,9 @@ class PromptFileData(ResumableData):
             samples=self.samples,
             num_chunks=self.num_chunks,
             batch_size=self.batch_size,
+            at_least=1
+            if self._is_spread
+            else self._num_ranks,  # Lightning waits for ranks with none
         )
 
     def _read(self, path: Path) -> list[str]:

@@ -37,6 +37,8 @@ def predict(module: StreamModule, batch: VideoBatch | PromptBatch, batch_idx: in
     """
     trainer = trainer_of(module)
     orders = _orders(batch, batch_idx, trainer)
+    if not orders:  # more processes than batches
+        return []
     num_chunks = cast("PromptBatch", batch)["num_chunks"] if "num_chunks" in batch else None
     num_frames = None if num_chunks is not None else batch["video"].shape[1]
     writer = None if trainer is None else _writer(trainer)
