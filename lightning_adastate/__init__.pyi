@@ -72,6 +72,9 @@ from .callbacks import (
 from .callbacks import (
     StreamMetrics as StreamMetrics,
 )
+from .callbacks import (
+    VideoPredictionWriter as VideoPredictionWriter,
+)
 from .codecs import (
     Codec as Codec,
 )
@@ -139,11 +142,11 @@ from .losses import (
 from .losses import (
     UniformWeighting as UniformWeighting,
 )
-from .media.video import (
-    VideoWriter as VideoWriter,
+from .media.reading import (
+    read_video as read_video,
 )
 from .media.video import (
-    read_video as read_video,
+    VideoWriter as VideoWriter,
 )
 from .memory import (
     Shape as Shape,

@@ -19,7 +19,7 @@ MODEL_VERBS = {
     "fit": "train a stage",
     "validate": "run the validation loop",
     "test": "run the test loop",
-    "predict": "run the prediction loop",
+    "predict": "write a video of every prompt and seed of a file, over all devices",
     "generate": "stream video from prompts, a clip or a saved state, for as long as you like",
 }
 """Verbs that take a recipe; they need Lightning, which is imported only for them."""

@@ -235,6 +235,19 @@ class VideoBatch(TypedDict):
     prompts: list[str]
 
 
+class PromptBatch(VideoBatch):
+    """Prompts to make videos of, in lock-step; ``video`` has no frames.
+
+    ``names`` are the videos' file names, ``seed`` is that of all their noise, ``stream_ids`` tell the rows' noise
+    apart, ``num_chunks`` is their length.
+    """
+
+    names: list[str]
+    seed: int
+    stream_ids: list[int]
+    num_chunks: int
+
+
 class TrajectoryBatch(TypedDict):
     """Solutions of a teacher's ODE, noisiest state first, the clean end last.
 
@@ -267,6 +280,7 @@ __all__ = [
     "LivePositions",
     "LossOutput",
     "Positions",
+    "PromptBatch",
     "StreamState",
     "TextKV",
     "TimeEmbedding",

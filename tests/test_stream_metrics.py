@@ -14,7 +14,7 @@ from training_toy import ClipData, flow_matching, self_forcing, trainer
 
 from lightning_adastate.callbacks import ExactResume, StreamMetrics
 from lightning_adastate.codecs import PixelShuffleCodec
-from lightning_adastate.media.video import probe_video
+from lightning_adastate.media.reading import probe_video
 from lightning_adastate.metrics import VideoMetrics
 
 

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from lightning_adastate.media.reading import probe_video, read_video
 from lightning_adastate.media.video import (
     VideoWriter,
-    probe_video,
-    read_video,
     to_uint8,
     upscale,
     watchable_scale,
@@ -85,7 +84,7 @@ def test_a_file_cut_anywhere_gives_an_error_and_never_kills_the_process(tmp_path
     code = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from lightning_adastate.media.video import probe_video, read_video\n"
+        "from lightning_adastate.media.reading import probe_video, read_video\n"
         "for name in sys.argv[1:]:\n"
         "    data = Path(name).read_bytes()\n"
         "    refused = 0\n"

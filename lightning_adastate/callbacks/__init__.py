@@ -7,6 +7,7 @@ from lightning_adastate.callbacks.metrics_resume import MetricsResume
 from lightning_adastate.callbacks.reward_weighting import RewardWeighting
 from lightning_adastate.callbacks.stream_metrics import StreamMetrics
 from lightning_adastate.callbacks.swap_probe import SwapProbeMetrics
+from lightning_adastate.callbacks.video_predictions import VideoPredictionWriter
 
 __all__ = [
     "ExactResume",
@@ -17,4 +18,5 @@ __all__ = [
     "RewardWeighting",
     "StreamMetrics",
     "SwapProbeMetrics",
+    "VideoPredictionWriter",
 ]

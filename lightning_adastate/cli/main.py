@@ -15,6 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 
+from lightning_adastate.callbacks.video_predictions import VideoPredictionWriter
 from lightning_adastate.cli.early_exit import work_begins
 from lightning_adastate.cli.progress import show_no_wrong_epoch
 from lightning_adastate.cli.stopping import told_of_signals
@@ -112,8 +113,12 @@ class CLI(LightningCLI):
         """
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Every verb accepts every configuration, so all of them know the group `generation`."""
+        """Every verb accepts every configuration, so all of them know the groups `generation` and `prediction`."""
         parser.add_class_arguments(Generation, "generation", instantiate=False)
+        if self.verb == "predict":
+            parser.add_lightning_class_args(VideoPredictionWriter, "prediction")
+        else:
+            parser.add_class_arguments(VideoPredictionWriter, "prediction", instantiate=False)
 
     def before_instantiate_classes(self) -> None:
         """Check what is asked for before anything is built; for `generate` build only what streams."""
@@ -158,7 +163,7 @@ class CLI(LightningCLI):
         self.ask_trainer("test", model, options)
 
     def predict(self, model: StreamModule, **options: Any) -> None:
-        """Stream the captions of the videos set aside."""
+        """Write videos: of a file of prompts, or of the captions of the videos set aside."""
         self.ask_trainer("predict", model, options)
 
     def ask_trainer(self, verb: str, model: StreamModule, options: dict[str, Any]) -> None:
@@ -173,6 +178,13 @@ class CLI(LightningCLI):
                 if self.trainer.is_global_zero:
                     print(f"going on from {os.path.relpath(newest)}", file=sys.stderr)
             getattr(self.trainer, verb)(model, **options)
+
+    def after_predict(self) -> None:
+        """Say where the videos are."""
+        writer: VideoPredictionWriter = self._get(self.config_init, "prediction")
+        if self.trainer.is_global_zero:
+            before = f", {writer.num_found} were there already" if writer.num_found else ""
+            print(f"{writer.num_made} videos written to {writer.folder}{before}")
 
     def generate(self, model: StreamModule, **options: Any) -> None:
         """Stream."""

@@ -11,15 +11,19 @@ def read_prompts(text_or_path: str) -> list[str]:
     Blank lines are skipped. What ends in ``.txt`` is always a file.
 
     Raises:
-        ValueError: If there is no prompt, or the file cannot be read.
+        ValueError: If there is no prompt, the file cannot be read, or it is a folder.
     """
     if not text_or_path.strip():
         raise ValueError("the prompt is empty; write at least one word")
     path = Path(text_or_path)
     try:
-        is_file = path.is_file()
+        is_file, is_folder = path.is_file(), path.is_dir()
     except OSError:  # a long prompt is no file name
-        is_file = False
+        is_file = is_folder = False
+    if is_folder:
+        raise ValueError(
+            f"the prompt {text_or_path!r} is a folder; give text, or a text file with one prompt per line"
+        )
     if not is_file:
         if path.suffix == ".txt":
             raise ValueError(f"prompt file '{text_or_path}' does not exist")

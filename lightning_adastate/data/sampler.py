@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sized
+from typing import Any, NamedTuple, cast
 
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, DistributedSampler
 from torchdata.stateful_dataloader.sampler import StatefulDistributedSampler
 
 
@@ -78,3 +78,19 @@ class ClipSampler(StatefulDistributedSampler):  # type: ignore[misc]
     def _number(self, index: int) -> int:
         name = f"{self.seed}/{self.epoch}/{index}".encode()
         return int.from_bytes(hashlib.blake2b(name, digest_size=7).digest(), "big")
+
+
+class EachOnce(DistributedSampler[Any]):
+    """Share rows out in order, each to one process alone; Lightning's and torch's repeat some."""
+
+    def __iter__(self) -> Iterator[int]:
+        """Yield this process's rows."""
+        return iter(self._rows)
+
+    def __len__(self) -> int:
+        """Count them."""
+        return len(self._rows)
+
+    @property
+    def _rows(self) -> range:
+        return range(self.rank, len(cast("Sized", self.dataset)), self.num_replicas)

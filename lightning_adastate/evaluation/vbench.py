@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
+from lightning_adastate.data.video_names import video_name
 from lightning_adastate.evaluation.video_groups import VideoGroup
 from lightning_adastate.files import partial_path, put_in_place, write_text
 
 How = Literal["link", "copy"]
-
-LONGEST_NAME = 255
-"""Bytes of a file name, in every common file system."""
 
 NUMBER = re.compile(r"-(\d{2,})$")
 
@@ -39,7 +37,7 @@ def hand_over(
     manifest: dict[str, str] = {}
     for index, group in enumerate(groups):
         for prompt, source in zip(prompts, _by_prompt(group, len(prompts)), strict=True):
-            name = _name(prompt, index, source.suffix.lower())
+            name = video_name(prompt, index, source.suffix.lower())
             names.setdefault(name, source)
             manifest[str((folder / name).absolute())] = prompt
     folder.mkdir(parents=True, exist_ok=True)
@@ -79,18 +77,6 @@ def _by_prompt(group: VideoGroup, num_prompts: int) -> list[Path]:
             f"{num_prompts - 1}) and {len(paths)} videos"
         )
     return [by_number[number] for number in range(num_prompts)]
-
-
-def _name(prompt: str, index: int, suffix: str) -> str:
-    name = f"{prompt}-{index}{suffix}"
-    if "/" in prompt or "\0" in prompt:
-        raise ValueError(f"prompt {prompt[:60]!r} has a '/', which no file name can have")
-    if len(name.encode()) > LONGEST_NAME:
-        raise ValueError(
-            f"prompt '{prompt[:60]}...' makes a file name of {len(name.encode())} bytes, more than "
-            f"{LONGEST_NAME}; give VBench's own prompts here, and the extended ones to `generate` only"
-        )
-    return name
 
 
 def _put(source: Path, target: Path, how: How) -> None:

@@ -11,7 +11,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from lightning_adastate.data.video_clips import SUFFIXES
-from lightning_adastate.media.video import VideoInfo, probe_video, read_pieces
+from lightning_adastate.media.reading import VideoInfo, probe_video, read_pieces
 from lightning_adastate.metrics import CurveRecorder, VideoMetrics
 from lightning_adastate.metrics.video_recorder import MIN_FRAMES
 
@@ -86,7 +86,7 @@ def _probe(path: Path) -> VideoFile:
 
 
 def score_groups(
-    groups: Sequence[VideoGroup], metrics: VideoMetrics, device: str
+    groups: Sequence[VideoGroup], metrics: VideoMetrics, device: torch.device
 ) -> list[dict[str, Tensor]]:
     """Return, for each group, every score of its videos by name, ``[B]`` float64.
 

@@ -68,7 +68,7 @@ def evaluate(
         device: Where to compute; ``auto`` is CUDA if there is one.
 
     Raises:
-        ValueError: If a video is missing, unreadable or too short, or a number is out of range.
+        ValueError: If a video is missing, unreadable or too short, a number is out of range, or there is no such device.
     """
     settings = {
         "chunk_frames": chunk_frames,
@@ -82,7 +82,26 @@ def evaluate(
         window_frames=window_frames,
         num_parts=num_parts,
     )
+    where = usable_device(device)
     groups = find_groups([Path(video) for video in videos])
-    where = "cuda" if torch.cuda.is_available() else "cpu"
-    scores = score_groups(groups, metrics, where if device == "auto" else device)
+    scores = score_groups(groups, metrics, where)
     return Evaluation(groups, scores, differences(groups, scores), settings)
+
+
+def usable_device(name: str) -> torch.device:
+    """Return the device of that name; ``auto`` is CUDA if there is one.
+
+    Raises:
+        ValueError: If it is not here.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:  # torch's ways to say that there is none
+        raise ValueError(
+            f"`device` {name!r} cannot be used: {str(error).partition(chr(10))[0]}; there are "
+            f"{torch.cuda.device_count()} CUDA devices here"
+        ) from error
+    return device

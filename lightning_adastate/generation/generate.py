@@ -24,7 +24,8 @@ from lightning_adastate.data import read_prompts
 from lightning_adastate.generation.interrupt import INTERRUPTED, StopRequest
 from lightning_adastate.generation.outputs import StreamOutputs, VideoOptions
 from lightning_adastate.generation.timeline import Change, read_timeline
-from lightning_adastate.media.video import Quality, read_video, watchable_scale
+from lightning_adastate.media.reading import read_video
+from lightning_adastate.media.video import Quality, check_picture, watchable_scale
 from lightning_adastate.streaming.overlapped import stream_overlapped
 from lightning_adastate.streaming.pipeline import PixelStreaming, VideoChunk, evaluating
 from lightning_adastate.streaming.state_file import load_stream_state
@@ -265,8 +266,8 @@ def video_options(module: PixelStreaming, generation: Generation) -> VideoOption
     """Return how the video is written."""
     scale = generation.upscale
     if scale is None:
-        lossless = generation.quality == "lossless"
-        scale = 1 if lossless else watchable_scale(module.frame_size[0])
+        scale = 1 if generation.quality == "lossless" else watchable_scale(module.frame_size[0])
+    check_picture(*module.frame_size, scale)
     frames = module.codec.temporal_stride * module.streamer.schedule.chunk_frames
     return VideoOptions(generation.fps, scale, generation.quality, frames)
 

@@ -142,7 +142,7 @@ class Source:
         if data is not None:
             self.num_frames = module.codec.latent_frames(data.clip_frames)
             data.prepare_data()
-            data.setup("fit")
+            data.setup_for(module)
             assert isinstance(data.train_rows, VideoClips)
             self.clips = data.train_rows
             self.known = [source.prompt for source in self.clips.sources]

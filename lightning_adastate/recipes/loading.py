@@ -71,7 +71,7 @@ def recipe_parser(
     parser.add_argument("-c", "--config", action="config", help="A recipe: toy/adastate.")
     parser.add_subclass_arguments(StreamModule, "model")
     parser.add_subclass_arguments(LightningDataModule, "data", required=False, instantiate=False)
-    for other in ("trainer", "generation"):
+    for other in ("trainer", "generation", "prediction"):
         parser.add_argument(f"--{other}", type=dict | None, help="Accepted, and left aside.")
     parser.add_argument("--seed_everything", type=int | None, help="Accepted, and left aside.")
     return parser

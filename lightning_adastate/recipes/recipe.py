@@ -15,6 +15,7 @@ from lightning.pytorch import LightningDataModule, Trainer, seed_everything
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_adastate.backbones import Backbone
+from lightning_adastate.callbacks.video_predictions import VideoPredictionWriter
 from lightning_adastate.generation.generate import Generation
 from lightning_adastate.recipes.explain import in_sentences
 from lightning_adastate.recipes.loading import import_families
@@ -25,7 +26,7 @@ from lightning_adastate.training.checkpoint_weights import check_replaced, witho
 from lightning_adastate.training.configuration import config_text, read_checkpoint
 from lightning_adastate.training.networks import built_in
 
-GROUPS = ("seed_everything", "trainer", "model", "data", "generation")
+GROUPS = ("seed_everything", "trainer", "model", "data", "generation", "prediction")
 """Options of a recipe. What else a verb stores beside them is its own."""
 
 DEFAULT_SEED = 0
@@ -92,7 +93,7 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
 
 
 def whole_recipe_parser() -> RecipeParser:
-    """Return the parser of a whole recipe: model, data, trainer, seed; ``generation`` is left aside."""
+    """Return the parser of a whole recipe: model, data, trainer, seed; ``generation`` and ``prediction`` are left aside."""
     parser = RecipeParser(exit_on_error=False)
     parser.add_argument("-c", "--config", action="config", help="A recipe: toy/adastate.")
     parser.add_argument("--seed_everything", type=bool | int, default=DEFAULT_SEED)
@@ -102,6 +103,7 @@ def whole_recipe_parser() -> RecipeParser:
         LightningDataModule, "data", subclass_mode=True, required=False
     )
     parser.add_class_arguments(Generation, "generation", instantiate=False)
+    parser.add_class_arguments(VideoPredictionWriter, "prediction", instantiate=False)
     return parser
 
 

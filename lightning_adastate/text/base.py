@@ -28,6 +28,14 @@ class TextEncoder(nn.Module, ABC):
             ValueError: If a prompt is empty or too long.
         """
 
+    def problem(self, prompt: str) -> str | None:
+        """Say why a prompt cannot be encoded, as in "has 9 words, the most is 8"; ``None`` if it can.
+
+        Cheap: thousands of captions are asked about before training begins. An encoder that refuses prompts tells here.
+        """
+        del prompt
+        return None
+
     @property
     def fingerprint(self) -> str:
         """Name, in a short hash, all that an embedding depends on but the prompt.

@@ -43,6 +43,10 @@ class CachedEncoder(TextEncoder):
         """Return the encoder's: what is kept is what it made."""
         return self.encoder.fingerprint
 
+    def problem(self, prompt: str) -> str | None:
+        """Say why the encoder cannot encode a prompt; ``None`` if it can."""
+        return self.encoder.problem(prompt)
+
     def forward(self, prompts: Sequence[str]) -> Tensor:
         """Return ``[B, S, D]`` on the CPU, from disk where it is there."""
         if isinstance(prompts, str):

@@ -15,13 +15,11 @@ import torch
 from torch import Tensor
 
 from lightning_adastate.text.base import TextEncoder
-from lightning_adastate.text.umt5_native import load_native, native_folders
+from lightning_adastate.text.umt5_files import find_folders, sampled
+from lightning_adastate.text.umt5_native import load_native
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase, UMT5EncoderModel
-
-SAMPLES, SAMPLE_BYTES = 64, 16384
-"""What a fingerprint reads of a large file: so many pieces of so many bytes, evenly spread."""
 
 
 class UMT5Encoder(TextEncoder):
@@ -70,6 +68,7 @@ class UMT5Encoder(TextEncoder):
         self.device = device
         self.after = after
         self.too_long = too_long
+        self._words: PreTrainedTokenizerBase | None = None
         # In a tuple, so that it is no child: 11 GB in a checkpoint, or on each rank's GPU, help nobody.
         self._loaded: tuple[UMT5EncoderModel, PreTrainedTokenizerBase] | None = None
 
@@ -119,24 +118,54 @@ class UMT5Encoder(TextEncoder):
             self.release()
         return text_BSD
 
+    def problem(self, prompt: str) -> str | None:
+        """Say why a prompt cannot be encoded; ``None`` if it can. Needs the tokenizer, not the weights.
+
+        Raises:
+            ValueError: If the tokenizer is not there.
+            ImportError: If transformers or ftfy is not installed.
+        """
+        found = self._ids(self._tokenizer(), prompt)
+        return found if isinstance(found, str) else None
+
     def _tokens(self, tokenizer: PreTrainedTokenizerBase, row: int, prompt: str) -> list[int]:
         """Return a prompt's tokens, its end mark last.
 
         Raises:
             ValueError: If it is empty or too long.
         """
+        found = self._ids(tokenizer, prompt)
+        if isinstance(found, str):
+            raise ValueError(f"prompt {row} {found}")  # noqa: TRY004, the prompt is what is wrong
+        return found
+
+    def _ids(self, tokenizer: PreTrainedTokenizerBase, prompt: str) -> list[int] | str:
+        """Return a prompt's tokens, or why it cannot be encoded."""
         cleaned = clean(prompt)
         if not cleaned:
-            raise ValueError(f"prompt {row} is empty: {prompt!r}; write at least one word")
+            return f"is empty: {prompt!r}; write at least one word"
         ids: list[int] = tokenizer(cleaned, add_special_tokens=True).input_ids
         if len(ids) <= self.max_tokens:
             return ids
         if self.too_long == "refuse":
-            raise ValueError(
-                f"prompt {row} has {len(ids)} tokens, the most is {self.max_tokens}: "
-                f"{prompt[:60]!r}...; shorten it, or set `too_long: cut`"
+            return (
+                f"has {len(ids)} tokens, the most is {self.max_tokens}: {prompt[:60]!r}...; shorten it, or set "
+                "`too_long: cut`"
             )
         return [*ids[: self.max_tokens - 1], ids[-1]]
+
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        """Return the tokenizer, read from disk if it is not in memory.
+
+        Raises:
+            ValueError: If it is not there.
+            ImportError: If transformers is not installed.
+        """
+        if self._loaded is not None:
+            return self._loaded[1]
+        if self._words is None:
+            self._words = load_tokenizer(self.folder)
+        return self._words
 
     def _work_device(self) -> torch.device:
         """Return where to encode."""
@@ -171,6 +200,31 @@ def clean(prompt: str) -> str:
     return " ".join(html.unescape(html.unescape(ftfy.fix_text(prompt))).split())
 
 
+def load_tokenizer(folder: str) -> PreTrainedTokenizerBase:
+    """Return the tokenizer.
+
+    Raises:
+        ValueError: If it is not there.
+        ImportError: If transformers is not installed.
+    """
+    try:
+        from transformers import AutoTokenizer
+    except ImportError as error:
+        raise ImportError(
+            "UMT5Encoder needs transformers: pip install 'lightning-adastate[wan]'"
+        ) from error
+    _, words = find_folders(folder)
+    try:
+        return cast("PreTrainedTokenizerBase", AutoTokenizer.from_pretrained(words))
+    except (OSError, ValueError) as error:
+        raise _unloadable(folder, error) from error
+
+
+def _unloadable(folder: str, error: Exception) -> ValueError:
+    line = (str(error).splitlines() or [type(error).__name__])[0]
+    return ValueError(f"cannot load a UMT5 encoder from {folder!r}: {line}")
+
+
 def load_umt5(
     folder: str, text_dim: int, dtype: torch.dtype
 ) -> tuple[UMT5EncoderModel, PreTrainedTokenizerBase]:
@@ -180,22 +234,15 @@ def load_umt5(
         ValueError: If they are not there, or the model is another or of another size.
         ImportError: If transformers is not installed.
     """
+    tokenizer = load_tokenizer(folder)
+    weights, _ = find_folders(folder)
     try:
-        from transformers import AutoTokenizer
-    except ImportError as error:
-        raise ImportError(
-            "UMT5Encoder needs transformers: pip install 'lightning-adastate[wan]'"
-        ) from error
-    weights, words = find_folders(folder)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(words)
         model = load_native(weights, dtype) if weights.is_file() else _from_folder(weights, dtype)
         width = model.config.d_model
         if width != text_dim:
             raise ValueError(f"its vectors have {width} numbers, `text_dim` is {text_dim}")
     except (OSError, ValueError) as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"cannot load a UMT5 encoder from {folder!r}: {line}") from error
+        raise _unloadable(folder, error) from error
     model.requires_grad_(requires_grad=False).train(mode=False)
     return model, tokenizer
 
@@ -212,51 +259,3 @@ def _from_folder(weights: Path, dtype: torch.dtype) -> UMT5EncoderModel:
     if report["missing_keys"]:
         raise ValueError(f"its weights lack {min(report['missing_keys'])}")
     return model
-
-
-def find_folders(folder: str) -> tuple[Path, Path]:
-    """Return where weights (a folder, or Wan's own file) and tokenizer are, from the hub if need be.
-
-    Raises:
-        ValueError: If it is neither a folder nor can be fetched.
-    """
-    root = Path(folder)
-    if not root.is_dir():
-        root = _fetch(folder)
-    if (native := native_folders(root)) is not None:
-        return native
-    if (root / "text_encoder").is_dir():
-        return root / "text_encoder", root / "tokenizer"
-    return root, root
-
-
-def _fetch(name: str) -> Path:
-    """Return where the hub's client keeps the text encoder and tokenizer of that name."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError
-
-    wanted = ["text_encoder/*", "tokenizer/*"]
-    try:
-        found = Path(snapshot_download(name, allow_patterns=wanted))
-        if not (found / "text_encoder").is_dir():
-            found = Path(snapshot_download(name))
-    except (OSError, HFValidationError) as error:
-        line = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"{name!r} is no folder, and cannot be fetched from the hub: {line}"
-        ) from error
-    return found
-
-
-def sampled(file: Path) -> bytes:
-    """Return a hash of a file: whole if it is small, else of evenly spread pieces."""
-    size, most = file.stat().st_size, SAMPLES * SAMPLE_BYTES
-    digest = hashlib.sha256()
-    with file.open("rb") as handle:
-        if size <= most:
-            digest.update(handle.read())
-        else:
-            for index in range(SAMPLES):
-                handle.seek(index * (size - SAMPLE_BYTES) // (SAMPLES - 1))
-                digest.update(handle.read(SAMPLE_BYTES))
-    return digest.digest()

@@ -44,20 +44,29 @@ class VocabularyEncoder(TextEncoder):
         self.text_dim = text_dim
         self.max_tokens = max_tokens
 
+    def problem(self, prompt: str) -> str | None:
+        """Say why a prompt cannot be encoded; ``None`` if it can."""
+        words = _words(prompt)
+        if not words:
+            return f"is empty: {prompt!r}; write at least one word"
+        if len(words) > self.max_tokens:
+            return f"has {len(words)} words, the most is {self.max_tokens}: {prompt!r}; shorten it or raise `max_tokens`"
+        return None
+
     def forward(self, prompts: Sequence[str]) -> Tensor:
         """Return ``[B, S, D]`` float32 on the CPU, zeros behind each prompt's end."""
         if isinstance(prompts, str):
             raise TypeError(f"expected a list of prompts, got the string {prompts!r}")
         text_BSD = torch.zeros(len(prompts), self.max_tokens, self.text_dim)
         for row, prompt in enumerate(prompts):
-            words = re.findall(r"\w+", prompt.lower())
-            if not words:
-                raise ValueError(f"prompt {row} is empty: {prompt!r}; write at least one word")
-            if len(words) > self.max_tokens:
-                raise ValueError(
-                    f"prompt {row} has {len(words)} words, the most is {self.max_tokens}: "
-                    f"{prompt!r}; shorten it or raise `max_tokens`"
-                )
+            wrong = self.problem(prompt)
+            if wrong is not None:
+                raise ValueError(f"prompt {row} {wrong}")
+            words = _words(prompt)
             signs = [word_signs(word, self.text_dim) for word in words]
             text_BSD[row, : len(words)] = torch.tensor(signs)
         return text_BSD
+
+
+def _words(prompt: str) -> list[str]:
+    return re.findall(r"\w+", prompt.lower())

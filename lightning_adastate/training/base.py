@@ -42,9 +42,10 @@ from lightning_adastate.training.configuration import (
     config_text,
     read_checkpoint,
 )
+from lightning_adastate.training.prediction import predict
 from lightning_adastate.training.sharding import data_mesh, shard_networks
 from lightning_adastate.training.trainers import allow_unused_parameters, trainer_of
-from lightning_adastate.types import VideoBatch
+from lightning_adastate.types import PromptBatch, VideoBatch
 from lightning_adastate.weights.loading import load_anchor, load_into
 
 
@@ -233,16 +234,12 @@ class StreamModule(LightningModule, PixelStreaming):
 
     # -- predicting -----------------------------------------------------------------------------
 
-    def predict_step(self, batch: VideoBatch, batch_idx: int) -> Tensor:
-        """Return streams of the batch's prompts, as long as its clips: pixels ``[B, F, 3, H, W]``."""
-        prompts, wanted = batch["prompts"], batch["video"].shape[1]
-        ids = [batch_idx * len(prompts) + row for row in range(len(prompts))]
-        parts: list[Tensor] = []
-        for made in self.stream(self.open_stream(prompts, stream_ids=ids)):
-            parts.append(made.video_BFCHW)
-            if sum(part.shape[1] for part in parts) >= wanted:
-                break
-        return torch.cat(parts, dim=1)[:, :wanted]
+    def predict_step(self, batch: VideoBatch | PromptBatch, batch_idx: int) -> object:
+        """Stream the batch's prompts, as many chunks as it says or as long as its clips.
+
+        Returns pixels ``[B, F, 3, H, W]``; with a ``VideoPredictionWriter`` the names of the videos it wrote.
+        """
+        return predict(self, batch, batch_idx)
 
     # -- planning -------------------------------------------------------------------------------
 

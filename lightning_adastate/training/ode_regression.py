@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from lightning_adastate.training.parallel import (
     masked_velocity,
     stream_sigmas,
 )
-from lightning_adastate.types import TrajectoryBatch
+from lightning_adastate.types import PromptBatch, TrajectoryBatch, VideoBatch
 
 SAME_SIGMA = 2e-3
 """A state this near to a step's noise level is that step's."""
@@ -216,8 +216,12 @@ class ODERegression(OneLoss):
             prompts=prompts,
         )
 
-    def predict_step(self, batch: TrajectoryBatch, batch_idx: int) -> Tensor:  # type: ignore[override]
-        """Return streams of the batch's prompts, as long as its clips: pixels ``[B, F, 3, H, W]``."""
+    def predict_step(  # type: ignore[override]
+        self, batch: TrajectoryBatch | PromptBatch, batch_idx: int
+    ) -> object:
+        """Stream the batch's prompts, as long as its clips; see ``StreamModule.predict_step``."""
+        if "num_chunks" in batch:
+            return super().predict_step(cast("PromptBatch", batch), batch_idx)
         frames = self.codec.pixel_frames(batch["latents"].shape[2])
         video = torch.empty(len(batch["prompts"]), frames, 0)
-        return super().predict_step({"video": video, "prompts": batch["prompts"]}, batch_idx)
+        return super().predict_step(VideoBatch(video=video, prompts=batch["prompts"]), batch_idx)

@@ -265,3 +265,11 @@ def test_what_does_not_fit_is_refused(prompts, spoil, message):
     with pytest.raises(ValueError, match=message):
         hand("seed0")
     assert not Path("for_vbench/videos.json").exists()
+
+
+@pytest.mark.parametrize("device", ["cuda:9", "warp"])
+def test_a_device_that_is_not_there_is_one_sentence(device):
+    write("a/x.mp4", pan(40))
+    with pytest.raises(ValueError, match=f"`device` '{device}' cannot be used: .* CUDA devices"):
+        main(["a/x.mp4", "--device", device, "--output", "never"])
+    assert not Path("never").exists()

@@ -18,7 +18,8 @@ from lightning_adastate.backbones import WanTransformer
 from lightning_adastate.files import save_tensors
 from lightning_adastate.generation.generate import Generation, generate
 from lightning_adastate.media.latents import LatentsWriter
-from lightning_adastate.media.video import probe_video, read_video, write_video
+from lightning_adastate.media.reading import probe_video, read_video
+from lightning_adastate.media.video import write_video
 from lightning_adastate.streaming.events import kv_flush, prompt_switch
 
 

@@ -16,7 +16,8 @@ from lightning_adastate.data.trajectory_shards import read_header
 from lightning_adastate.files import save_tensors
 from lightning_adastate.generation.trajectories import make_trajectories
 from lightning_adastate.generation.trajectory_plan import Making, Source
-from lightning_adastate.media.video import read_video, write_video
+from lightning_adastate.media.reading import read_video
+from lightning_adastate.media.video import write_video
 from lightning_adastate.training import StreamModule
 from lightning_adastate.weights.fingerprint import weights_fingerprint
 

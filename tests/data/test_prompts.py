@@ -31,3 +31,9 @@ def test_a_missing_file_and_an_empty_prompt_are_refused():
         read_prompts("nothere.txt")
     with pytest.raises(ValueError, match="the prompt is empty"):
         read_prompts("  ")
+
+
+def test_a_folder_is_no_prompt(tmp_path):
+    for folder in (str(tmp_path), "."):
+        with pytest.raises(ValueError, match=f"the prompt {folder!r} is a folder; give text"):
+            read_prompts(folder)

@@ -5,6 +5,7 @@ from torch.utils.data import Dataset
 from torchdata.stateful_dataloader import StatefulDataLoader
 
 from lightning_adastate.data import ClipSampler
+from lightning_adastate.data.sampler import EachOnce
 
 BATCHES = 4
 FIRST = [(9, 57546282038424761), (14, 17969391829861794)]
@@ -54,3 +55,10 @@ def test_the_numbers_are_those_of_the_first_release():
     sampler = ClipSampler(Echo(), num_replicas=2, rank=1, seed=3)
     assert [tuple(draw) for draw in sampler][:2] == FIRST
     assert [tuple(draw) for draw in sampler][:2] == SECOND
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5, 6])
+def test_each_row_is_one_processs_alone(rows):
+    shared = [EachOnce(range(rows), num_replicas=3, rank=rank, shuffle=False) for rank in range(3)]
+    assert sorted(row for each in shared for row in each) == list(range(rows))
+    assert [len(each) for each in shared] == [len(list(each)) for each in shared]

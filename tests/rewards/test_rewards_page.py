@@ -11,7 +11,7 @@ import torch
 
 import lightning_adastate
 from lightning_adastate.__main__ import main
-from lightning_adastate.media.video import read_video
+from lightning_adastate.media.reading import read_video
 
 PAGE = Path(lightning_adastate.__file__).parent.parent / "docs" / "rewards.md"
 if not PAGE.exists():
