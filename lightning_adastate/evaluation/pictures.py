@@ -49,11 +49,11 @@ def write_pictures(
         title=f'"{truth.prompts[0]}"',
     )
     write_curves(truth, arms, world, folder / "curves.png", num_given=num_given)
-    names = ("comparison.mp4", "contact_sheet.png", "curves.png")
+    files = ("comparison.mp4", "contact_sheet.png", "curves.png")
     if not any(retention_per_cycle(arm.cycles) for arm in arms.values()):
-        return names
+        return files
     write_retention_curves(arms, folder / "retention.png")
-    return (*names, "retention.png")
+    return (*files, "retention.png")
 
 
 def write_retention_curves(arms: Mapping[str, Arm], path: Path, *, least: int = 5) -> None:

@@ -163,8 +163,10 @@ def _timed(
     """Yield frames with their time in seconds from the file's begin."""
     first, tick = stream.start_time or 0, stream.time_base
     for count, frame in enumerate(frames):
-        known = frame.pts is not None and tick is not None
-        yield frame, (frame.pts - first) * tick if known else count / rate  # type: ignore[operator]
+        if frame.pts is None or tick is None:
+            yield frame, count / rate
+        else:
+            yield frame, Fraction((frame.pts - first) * tick)
 
 
 def _picture(
@@ -282,7 +284,8 @@ def serve(requests: BinaryIO, out: BinaryIO, memory_bytes: int, cpu_seconds: int
             else:
                 fps = None if asked["fps"] is None else Fraction(*asked["fps"])
                 size = None if asked["size"] is None else tuple(asked["size"])
-                which = Wanted(*asked["frames"], fps=fps, size=size)
+                start, num_frames, piece_frames = asked["frames"]
+                which = Wanted(start, num_frames, piece_frames, fps, size)
                 for piece in pieces(path, which, *caps):
                     answer(out, {"shape": [len(piece), *piece[0].shape]}, piece)
                     allow(cpu_seconds)
