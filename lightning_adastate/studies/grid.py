@@ -150,7 +150,10 @@ class Grid:
         stages = _stages(content[STAGES_KEY]) if STAGES_KEY in content else common
         own = {key: value for key, value in content.items() if key != STAGES_KEY}
         recipe = list((stages or common).values())[-1]
-        return StudyArm(name, levels, stages, recipe, tuple({**self.settings, **own}.items()))
+        settings = {**self.settings, **own}.items()
+        # A class before its arguments: a change of class drops those of the old one.
+        ordered = tuple(sorted(settings, key=lambda setting: setting[0].count(".")))
+        return StudyArm(name, levels, stages, recipe, ordered)
 
 
 def _stages(given: object) -> dict[str, str]:

@@ -27,7 +27,6 @@ from lightning_adastate.recipes.comparison import load_comparison
 from lightning_adastate.recipes.loading import check_checkpoint, load_module
 from lightning_adastate.recipes.recipe import load_recipe
 from lightning_adastate.streaming import PixelStreaming
-from lightning_adastate.studies.marks import SCORING_ROOMS, TRAINING_ROOMS, code_mark
 from lightning_adastate.studies.plan import DONE, Scores, Training
 from lightning_adastate.studies.planner import scoring_overrides
 from lightning_adastate.training.configuration import read_checkpoint
@@ -164,8 +163,7 @@ def train(training: Training, *, keep_checkpoints: bool = False) -> None:
         keep_weights(trainer, training.weights)
         about = {
             "name": training.name,
-            "mark": training.mark,
-            "code": code_mark(TRAINING_ROOMS),
+            "mark": folder.name,
             "command": training.command,
             "steps": trainer.global_step,
             "resumed_from": None if resumed is None else resumed.name,
@@ -239,8 +237,8 @@ def score(scoring: Scores) -> None:
         )
         about = {
             "name": scoring.name,
+            "mark": folder.name,
             "weights": scoring.weights,
-            "code": code_mark(SCORING_ROOMS),
             "num_given": comparison.num_given,
             "prompts": compared.truth.prompts[:SHOWN_EPISODES],
             "attention": attention(module, compared.truth.prompts, settings.attention_chunks),
