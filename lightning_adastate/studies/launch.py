@@ -66,6 +66,7 @@ class Launcher:
         """
         waiting = {job.key: job for job in jobs if not job.done}
         if not waiting:
+            self.console.print(f"all {len(jobs)} jobs are done already")
             return {}
         run = _Run(self._executor(), waiting, self.console, debug=self.cluster == "debug")
         workers = self.workers or len(os.sched_getaffinity(0))

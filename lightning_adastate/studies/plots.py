@@ -10,6 +10,7 @@ from typing import NamedTuple
 from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from lightning_adastate.metrics import PAN_IDEAL
 from lightning_adastate.studies.plan import START
@@ -66,7 +67,7 @@ def horizon_plot(
         ideal = PAN_IDEAL.get(metric, math.nan)
         if math.isfinite(ideal):
             axes.axhline(ideal, color="grey", linewidth=0.8, linestyle=(0, (1, 3)))
-        axes.set(title=metric, xlabel="frames", xticks=rows.horizons)
+        axes.set(title=metric, xticks=rows.horizons)
         axes.minorticks_off()
     return _svg(figure, panels)
 
@@ -154,6 +155,7 @@ def attention_plot(rows: StudyRows, look: Mapping[str, Style]) -> str | None:
         for frame in shares:
             mark = "*" if frame["role"] == "anchor" else "."
             axes.plot(frame["place"], frame["share"], mark, color=style.color, alpha=style.alpha)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(
         xlabel="temporal index, relative to the newest live frame (star: anchor)",
         ylabel="share of the attention to cached frames",

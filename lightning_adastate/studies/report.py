@@ -29,6 +29,13 @@ SHOWN_VIDEOS = 2
 VIDEO_WIDTH = 1260
 FPS = 8
 
+HORIZON = (
+    "Length in frames below, 95 % intervals as bands. Pale and dotted: the weights before training. "
+    "The thin grey line is what the truth would have."
+)
+SCATTER = "Late in the longest stream; crosses are 95 % intervals, small dots single seeds. Up and left is worse."
+ATTENTION = "In the last chunk that was streamed with the probe, mean over its noisy passes, layers and heads; first seed."
+
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{title}</title>
@@ -37,9 +44,10 @@ body {{ font: 15px/1.5 system-ui, sans-serif; color: #222; max-width: 1280px; ma
 h1 {{ font-size: 1.6em }} h2 {{ font-size: 1.25em; margin-top: 2em; border-bottom: 1px solid #ddd }}
 h3 {{ font-size: 1em; margin: 1.4em 0 .4em }}
 .wide {{ overflow-x: auto }} table {{ border-collapse: collapse; font-variant-numeric: tabular-nums }}
-th, td {{ text-align: right; padding: .25em .8em; border-bottom: 1px solid #eee; white-space: nowrap }}
+th, td {{ text-align: right; padding: .25em .55em; border-bottom: 1px solid #eee; white-space: nowrap }}
 th:first-child, td:first-child {{ text-align: left }} thead th {{ border-bottom: 2px solid #bbb }}
 small {{ color: #777 }} td.sure {{ font-weight: 600 }} td.sure small {{ color: #444 }}
+summary {{ cursor: pointer; margin-top: 1em }}
 .failed {{ background: #fdecea; border-left: 4px solid #c33; padding: .5em 1em }}
 img, video {{ max-width: 100%; display: block; margin: .5em 0 }}
 code, pre {{ font-size: 12.5px }} pre {{ white-space: pre-wrap; background: #f6f6f6; padding: .6em 1em }}
@@ -75,17 +83,20 @@ def write_report(
         origin: The study's configuration and commands, as text.
     """
     look = plots.styles(rows)
-    drawn = {
-        "Scores against the horizon": plots.horizon_plot(rows, found, metrics, look),
-        "Motion against identity": plots.scatter_plot(rows, found, look),
-        "Attention per cached frame": plots.attention_plot(rows, look),
-    }
+    drawn = (
+        ("Scores against the horizon", HORIZON, plots.horizon_plot(rows, found, metrics, look)),
+        ("Motion against identity", SCATTER, plots.scatter_plot(rows, found, look)),
+        ("Attention per cached frame", ATTENTION, plots.attention_plot(rows, look)),
+    )
+    first = [table for table in tables if table.frames == rows.horizons[-1]]
+    rest = [table for table in tables if table.frames != rows.horizons[-1]]
     videos = write_videos(path.parent / "videos", rows)
     parts = [f"<h1>{html.escape(title)}</h1>", f"<p>{html.escape(summary)}</p>", _failures(failed)]
-    parts += ["<h2>Tables</h2>", *(table.html() for table in tables)]
-    for name, svg in drawn.items():
+    parts += ["<h2>Tables</h2>", *(table.html() for table in first), "<details>"]
+    parts += ["<summary>Other horizons</summary>", *(table.html() for table in rest), "</details>"]
+    for name, caption, svg in drawn:
         if svg is not None:
-            parts += [f"<h2>{name}</h2>", _picture(svg, name)]
+            parts += [f"<h2>{name}</h2>", f"<p>{caption}</p>", _picture(svg, name)]
     parts += ["<h2>Side by side</h2>"]
     parts += [_video(video, caption) for video, caption in list(videos.items())[:SHOWN_VIDEOS]]
     parts += ["<h2>Where it comes from</h2>", f"<pre>{html.escape(origin)}</pre>"]

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,11 +33,13 @@ class StudyRows:
         frame: One line per row, seed, horizon and episode.
         rows: The rows that have scores, in the order of the study.
         metrics: Names of the scores.
+        wide: For each row and horizon a line per seed (-1 if not trained), with columns by score and episode.
     """
 
     frame: pd.DataFrame
     rows: Sequence[Row]
     metrics: Sequence[str]
+    wide: Mapping[tuple[str, int], pd.DataFrame]
 
     @property
     def names(self) -> list[str]:
@@ -60,10 +62,7 @@ class StudyRows:
 
     def table(self, name: str, frames: int, metric: str) -> tuple[list[int | None], Tensor]:
         """Return a row's seeds, ``None`` if it was not trained, and one score of all its videos ``[S, E]``."""
-        chosen = self.frame[(self.frame["row"] == name) & (self.frame["frames"] == frames)]
-        wide = chosen.assign(seed=chosen["seed"].fillna(-1)).pivot_table(
-            index="seed", columns="episode", values=metric, dropna=False
-        )
+        wide = self.wide[name, frames][metric]
         seeds = [None if seed < 0 else int(seed) for seed in wide.index]
         return seeds, torch.as_tensor(wide.to_numpy(dtype=float).copy())
 
@@ -111,7 +110,12 @@ def read_rows(rows: Sequence[Row], axes: Sequence[str]) -> StudyRows:
         parts.append(pd.DataFrame({**keys, **{name: numbers[name] for name in numbers}}))
     frame = pd.concat(parts, ignore_index=True)
     frame["seed"] = frame["seed"].astype("Int64")
-    return StudyRows(frame, there, list(metrics))
+    numbered = frame.assign(seed=frame["seed"].fillna(-1)).groupby(["row", "frames"])
+    wide = {
+        (str(name), int(frames)): part.set_index(["seed", "episode"])[list(metrics)].unstack()
+        for (name, frames), part in numbered
+    }
+    return StudyRows(frame, there, list(metrics), wide)
 
 
 def about(row: Row) -> dict[str, object]:

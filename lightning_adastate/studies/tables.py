@@ -64,11 +64,10 @@ class Estimate(NamedTuple):
 
     def __str__(self) -> str:
         """Write mean and interval, with signs if it is a difference."""
-        width = self.high - self.low
-        digits = MOST_DIGITS
-        if width > 0:  # two digits of the interval's width: more would say nothing
-            digits = min(max(1 - math.floor(math.log10(width)), 0), MOST_DIGITS)
-        form = f"{'+' if self.against else ''}.{digits}f"
+        sign, width = "+" if self.against else "", self.high - self.low
+        form = f"{sign}g"
+        if width > 1e-9:  # two digits of the interval's width: more would say nothing
+            form = f"{sign}.{min(max(1 - math.floor(math.log10(width)), 0), MOST_DIGITS)}f"
         return f"{self.mean:{form}} [{self.low:{form}}, {self.high:{form}}]"
 
 
@@ -133,11 +132,13 @@ class StudyTable:
 
     Args:
         title: Above it.
+        frames: The horizon.
         head: Names of the columns.
         rows: As many cells each.
     """
 
     title: str
+    frames: int
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
 
@@ -229,7 +230,7 @@ def _table(
                 *(Cell("-") if c is None else Cell(str(c), c.sure and bool(other)) for c in cells),
             ]
         )
-    return StudyTable(title, ["arm", "seeds x episodes", *metrics], lines)
+    return StudyTable(title, frames, ["arm", "seeds x episodes", *metrics], lines)
 
 
 def _seeds(known: Estimate | None) -> str:
