@@ -25,6 +25,7 @@ TINY = {
 }
 SHORT = Scoring(episodes=3, horizons=[9, 12])
 UNTRAINED = {"stages": []}
+TWO = ["toy/causal", "toy/adastate"]
 
 
 def study(folder, **options):
@@ -90,7 +91,7 @@ def test_a_failed_cell_is_named_and_the_others_are_whole(tmp_path, capsys):
     config = tmp_path / "grid.yaml"
     grid = {
         "recipe": "toy/adastate",
-        "arms": {"good": UNTRAINED, "bad": {"data.val_fraction": 1.5}},
+        "arms": {"good": UNTRAINED, "bad": {"data.val_fraction": 1.5, "stages": TWO}},
         "start": False,
         "evaluation": {"episodes": 3, "horizons": [9]},
     }
@@ -98,10 +99,11 @@ def test_a_failed_cell_is_named_and_the_others_are_whole(tmp_path, capsys):
     given = ["--config", str(config), "--output", str(tmp_path / "out"), "--cluster", "debug"]
     assert main(["ablate", *given]) == 1
     said = capsys.readouterr().err
-    assert "failed: bad, seed 0: " in said
+    assert "failed: bad, seed 0, causal: " in said
     assert "`val_fraction` must be" in said
     kept = json.loads((tmp_path / "out" / "results.json").read_text())
-    assert list(kept["failed"]) == ["bad, seed 0"]
+    assert list(kept["failed"]) == ["bad, seed 0, causal", "bad, seed 0, adastate"]
+    assert kept["failed"]["bad, seed 0, adastate"] == "not run: bad, seed 0, causal failed"
     assert {each["row"] for each in kept["estimates"]} == {"good"}
     assert "bad, seed 0" in (tmp_path / "out" / "report.html").read_text()
 
