@@ -165,7 +165,7 @@ def test_scores_are_made_again_for_other_episodes_and_trainings_are_not(tmp_path
 def test_jobs_score_what_they_train_and_starts_train_nothing(tmp_path):
     study = Study(grid(**ONE), tmp_path)
     jobs = {job.name: job for job in study.jobs(study.plan())}
-    assert jobs["start, static"].training is None
+    assert jobs["start"].training is None
     assert [each.name for each in jobs["static, seed 0"].scorings] == ["static, seed 0"]
 
 
@@ -173,7 +173,7 @@ def test_jobs_score_what_they_train_and_starts_train_nothing(tmp_path):
     ("options", "said"),
     [
         ({"settings": {"model.critic_stpes": 3}}, "the cell 'static' .*critic_stpes"),
-        ({"baseline": "EMA"}, "no `baseline` 'EMA'; rows are 'start, static'"),
+        ({"baseline": "EMA"}, "no `baseline` 'EMA'; rows are 'start', 'static'"),
         ({"seed_keys": ["model.sed"]}, "no option 'sed'"),
         ({"evaluation": Scoring(horizons=[3])}, "`horizons` must be"),
         ({"settings": {"model.frame_size": [4, 8]}}, "makes frames of .4, 8. pixels"),
