@@ -230,6 +230,8 @@ from .streaming import (
     save_stream_state as save_stream_state,
 )
 from .streaming.observer import StepObserver as StepObserver
+from .studies.loading import load_study as load_study
+from .studies.study import Study as Study
 from .text import (
     CachedEncoder as CachedEncoder,
 )

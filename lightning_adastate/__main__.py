@@ -29,6 +29,7 @@ SMALL_VERBS = {
     "layout": "show which frames each chunk of a configuration attends to, where they stand, and the cost",
     "attention": "measure how much attention the anchor and each cached frame get in a stream",
     "compare": "stream the same weights, prompts and noise with several anchors, and score them",
+    "ablate": "train a grid of configurations with several seeds: one table with intervals, one report",
     "evaluate": "score any videos: motion, consistency and drift; hand them over to VBench",
     "convert": "turn weights of any known format into Wan's, diffusers' or Self-Forcing's",
     "replay": "run another implementation's recorded case through our loop, and compare",

@@ -27,7 +27,7 @@ RANKS = (
     ("training",),
     ("generation",),
     ("recipes",),
-    ("memory",),
+    ("memory", "studies"),
     ("cli",),
     ("__main__", "__init__"),
     ("demo",),

@@ -18,6 +18,7 @@ from lightning_adastate.recipes.names import config_root
 from lightning_adastate.recipes.parser import SentenceParser
 from lightning_adastate.recipes.replay import replay_parser
 from lightning_adastate.recipes.trajectories import trajectories_parser
+from lightning_adastate.studies.loading import load_study
 
 ROOT = config_root()
 
@@ -36,6 +37,7 @@ REPLAYS = [name for name in FILES if name.startswith("replay/") and name not in 
 TRAJECTORIES = [name for name in FILES if "ode_steps" in read(name)]
 MECHANISMS = [name for name in FILES if name.startswith("mechanisms/")]
 ABLATIONS = [name for name in FILES if name.startswith("ablations/")]
+GRIDS = [name for name in FILES if name.startswith("grids/")]
 # tests/cli/test_trajectories.py makes the trajectories first, and trains on them.
 FROM_TRAJECTORIES = ("toy/causal_ode", "toy/ode")
 # tests/test_wan_recipes.py runs the large ones at tiny size.
@@ -74,6 +76,7 @@ def test_there_are_configurations():
                 *TRAJECTORIES,
                 *MECHANISMS,
                 *ABLATIONS,
+                *GRIDS,
                 *(f"{name}.yaml" for name in RECIPES),
             ]
         )
@@ -121,6 +124,12 @@ def test_an_ablation_goes_on_top_of_a_recipe(name, capsys):
         )
 
     assert inside(read(name)["model"]["init_args"], printed)
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_every_cell_of_a_grid_parses(name, tmp_path):
+    study = load_study(str(ROOT / name), ["--seeds=[0]"], output=tmp_path)
+    assert {row.name for row in study.plan().rows} > {a.name for a in study.grid.study_arms()}
 
 
 @pytest.mark.parametrize("name", REPLAYS)

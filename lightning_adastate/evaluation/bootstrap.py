@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -61,6 +62,52 @@ def unpaired_bootstrap(
     treated = _resampled(treated_B, num_resamples, generator)
     control = _resampled(control_B, num_resamples, generator)
     return _interval(float(treated_B.mean() - control_B.mean()), treated - control)
+
+
+def seed_bootstrap(value_SE: Tensor, *, num_resamples: int = 4000, seed: int = 0) -> Interval:
+    """Return the mean over training seeds and episodes, and where 95 % of resampled means lie.
+
+    Every seed was scored on the same episodes, so both are resampled, and an episode that is drawn is drawn for
+    all seeds (the pigeonhole bootstrap, Owen 2007, arXiv 0712.1111). The few seeds' part is spread by
+    ``sqrt(S / (S - 1))``, without which resampling shows too little of their variance; three seeds remain three:
+    their own means belong beside the interval. With one seed it covers the choice of episodes alone. NaN is left
+    out; seeds count the same. For a paired difference give the difference.
+
+    Args:
+        value_SE: Scores ``[S, E]``, a row for each seed.
+        num_resamples: How many means are drawn.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: If it is no table, or no seed has two episodes.
+    """
+    if value_SE.ndim != 2:
+        raise ValueError(f"expected seeds and episodes, [S, E], got {tuple(value_SE.shape)}")
+    value_SE = value_SE.double().cpu()
+    there_SE = ~value_SE.isnan()
+    value_SE, there_SE = (part[there_SE.sum(1) >= 2] for part in (value_SE, there_SE))
+    num_seeds, num_episodes = value_SE.shape
+    if not num_seeds:
+        raise ValueError("expected 2 or more episodes of a seed, got fewer")
+    filled_SE, weight_SE = value_SE.nan_to_num(0.0), there_SE.double()
+    mean = float((filled_SE.sum(1) / weight_SE.sum(1)).mean())
+    episodes_RE = _drawn(num_episodes, num_resamples, seed)
+    per_seed_RS = (episodes_RE @ filled_SE.T) / (episodes_RE @ weight_SE.T)
+    seeds_RS = _drawn(num_seeds, num_resamples, seed + 1) / num_seeds
+    if num_seeds > 1:
+        even = 1.0 / num_seeds
+        seeds_RS = even + (num_seeds / (num_seeds - 1)) ** 0.5 * (seeds_RS - even)
+    means = (seeds_RS * per_seed_RS).sum(1)
+    return _interval(mean, means[means.isfinite()])
+
+
+@lru_cache(maxsize=8)
+def _drawn(count: int, num_resamples: int, seed: int) -> Tensor:
+    """Return how often each of ``count`` is drawn in every resample, ``[R, count]``."""
+    generator = torch.Generator().manual_seed(seed)
+    picks = torch.randint(count, (num_resamples, count), generator=generator)
+    zeros = torch.zeros(num_resamples, count, dtype=torch.float64)
+    return zeros.scatter_add(1, picks, torch.ones_like(picks, dtype=torch.float64))
 
 
 def _there(value_B: Tensor) -> Tensor:

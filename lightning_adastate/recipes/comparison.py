@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import yaml
 from jsonargparse import Namespace
 
 from lightning_adastate.analysis.swap_probe import SwapProbe
@@ -76,6 +78,20 @@ def load_comparison(config: str = "toy/compare", overrides: Sequence[str] = ()) 
     arguments = recipe_arguments(config, overrides)
     with in_sentences(parser):
         return build_comparison(parser, parser.parse_args(arguments))
+
+
+def comparison_config(config: str, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a comparison's whole configuration as plain values, defaults included; nothing is built.
+
+    Raises:
+        ValueError: If there is no such configuration, or an option does not exist or fit.
+    """
+    parser = comparison_parser(exit_on_error=False)
+    with in_sentences(parser):
+        parsed = parser.parse_args(recipe_arguments(config, overrides))
+        text = parser.dump(parsed, skip_none=False)
+    plain: dict[str, Any] = yaml.safe_load(text)
+    return plain
 
 
 def comparison_parser(*, exit_on_error: bool = True) -> SentenceParser:

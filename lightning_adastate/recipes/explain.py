@@ -14,11 +14,14 @@ from lightning_adastate.recipes.errors import first_sentence, nearest, one_sente
 from lightning_adastate.recipes.names import recipe_names
 from lightning_adastate.recipes.private_hooks import option_strings, option_types, positionals
 
-EXAMPLES = {"replay": "replay/longlive", "compare": "toy/compare"}
+EXAMPLES = {"replay": "replay/longlive", "compare": "toy/compare", "ablate": "grids/anchors"}
 """Shipped recipes of the verbs that do not take a training recipe."""
 
-COMPARE_ONLY = ("anchors", "arms", "world", "episodes", "horizons")
-"""Options that only ``compare`` has."""
+ONLY_OF = {
+    **dict.fromkeys(("anchors", "arms", "world", "episodes", "horizons"), "compare"),
+    **dict.fromkeys(("recipe", "stages", "settings", "axes", "seeds", "evaluation"), "ablate"),
+}
+"""Options that only one verb has."""
 
 
 @contextlib.contextmanager
@@ -94,10 +97,8 @@ def _not_accepted(key: str, known: Sequence[str], example: str) -> str:
             f"name a recipe of this verb, for example {example}"
         )
     heads = sorted({name.split(".")[0] for name in known})
-    if parts[0] in COMPARE_ONLY and parts[0] not in heads:
-        return (
-            f"`{parts[0]}` belongs to `compare`; name a recipe of this verb, for example {example}"
-        )
+    if parts[0] in ONLY_OF and parts[0] not in heads:
+        return f"`{parts[0]}` belongs to `{ONLY_OF[parts[0]]}`; name a recipe of this verb, for example {example}"
     below = [name for name in known if name.startswith(f"{parts[0]}.")]
     hint = nearest(key, below) if parts[0] in heads else nearest(parts[0], heads)
     return f"there is no option {key!r}{hint}"

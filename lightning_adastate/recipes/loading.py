@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import entry_points
+from typing import Any
 
 from jsonargparse import Namespace
 from lightning.pytorch import LightningDataModule
@@ -94,14 +95,25 @@ def streaming_part(model: Namespace, weights: str | None) -> Namespace:
         model: The configured module.
         weights: Weights to load instead of the configured ones.
     """
-    chosen = model.class_path
     init_args = dict(model.init_args.items(branches=True, nested=False))
-    if chosen.startswith(f"{PACKAGE}."):
-        known = StreamModule.__init__.__annotations__
-        init_args = {key: value for key, value in init_args.items() if key in known}
-        chosen = f"{StreamModule.__module__}.{StreamModule.__qualname__}"
-    if "ema_decay" in init_args:
-        init_args["ema_decay"] = None
+    chosen, kept = stream_arguments(model.class_path, init_args)
     if weights is not None:
-        init_args["weights"] = weights
-    return Namespace(class_path=chosen, init_args=Namespace(init_args))
+        kept["weights"] = weights
+    return Namespace(class_path=chosen, init_args=Namespace(kept))
+
+
+def stream_arguments(class_path: str, init_args: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the class that streams for a configured one, and those of its arguments that a stream depends on.
+
+    Args:
+        class_path: The configured class.
+        init_args: Its arguments.
+    """
+    kept = dict(init_args)
+    if class_path.startswith(f"{PACKAGE}."):
+        known = StreamModule.__init__.__annotations__
+        kept = {key: value for key, value in kept.items() if key in known}
+        class_path = f"{StreamModule.__module__}.{StreamModule.__qualname__}"
+    if "ema_decay" in kept:
+        kept["ema_decay"] = None
+    return class_path, kept

@@ -19,7 +19,7 @@ from lightning_adastate.callbacks.video_predictions import VideoPredictionWriter
 from lightning_adastate.generation.generate import Generation
 from lightning_adastate.recipes.explain import in_sentences
 from lightning_adastate.recipes.loading import import_families
-from lightning_adastate.recipes.names import config_file, resolve_arguments
+from lightning_adastate.recipes.names import config_file, recipe_arguments, resolve_arguments
 from lightning_adastate.recipes.parser import SentenceParser
 from lightning_adastate.training.base import StreamModule
 from lightning_adastate.training.checkpoint_weights import check_replaced, without_lost_file
@@ -90,6 +90,27 @@ def load_recipe(recipe: str | Path, overrides: Sequence[str] = ()) -> Recipe:
             check_replaced(built.module, weights, lost)
         built.module.load_weights(weights)
     return built
+
+
+def recipe_config(recipe: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Return a recipe's whole configuration as plain values, defaults included; nothing is built.
+
+    Written as YAML it is a recipe itself.
+
+    Args:
+        recipe: A recipe's file, or the name of a shipped one.
+        overrides: As on the command line.
+
+    Raises:
+        ValueError: If there is no such recipe, or an option does not exist or fit.
+    """
+    import_families()
+    parser = whole_recipe_parser()
+    with in_sentences(parser):
+        parsed = parser.parse_args(recipe_arguments(str(recipe), overrides))
+        text = parser.dump(parsed, skip_none=False, skip_link_targets=False)
+    config: dict[str, Any] = yaml.safe_load(text)
+    return config
 
 
 def whole_recipe_parser() -> RecipeParser:

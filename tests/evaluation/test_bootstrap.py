@@ -4,6 +4,7 @@ import torch
 from lightning_adastate.evaluation.bootstrap import (
     mean_bootstrap,
     paired_bootstrap,
+    seed_bootstrap,
     unpaired_bootstrap,
 )
 
@@ -58,3 +59,50 @@ def test_the_interval_of_a_mean_leaves_nan_out():
     assert mean_bootstrap(values).mean == 2.0
     with pytest.raises(ValueError, match="expected 2 or more episodes, got 1"):
         mean_bootstrap(values[:2])
+
+
+def test_an_additive_table_has_the_interval_of_its_closed_form():
+    """Seeds' and episodes' own parts add up: the mean's variance is var(a) / S + var(b) / E."""
+    generator = torch.Generator().manual_seed(3)
+    seeds = torch.randn(12, generator=generator, dtype=torch.float64)
+    episodes = torch.randn(80, generator=generator, dtype=torch.float64)
+    table = seeds[:, None] + episodes
+    found = seed_bootstrap(table, num_resamples=20_000)
+    deviation = (seeds.var() / 12 + episodes.var(correction=0) / 80).sqrt()
+    assert found.mean == pytest.approx(float(table.mean()))
+    assert found.high - found.low == pytest.approx(2 * 1.96 * float(deviation), rel=0.05)
+
+
+def test_seeds_that_differ_widen_the_interval_and_seeds_that_agree_do_not():
+    generator = torch.Generator().manual_seed(4)
+    episodes = torch.randn(64, generator=generator, dtype=torch.float64)
+    alone = seed_bootstrap(episodes[None])
+    agreeing = seed_bootstrap(episodes.expand(5, 64))
+    differing = seed_bootstrap(episodes + torch.linspace(-1, 1, 5)[:, None])
+    assert (alone.low, alone.high) == pytest.approx((agreeing.low, agreeing.high))
+    assert differing.high - differing.low > 2 * (alone.high - alone.low)
+
+
+def test_an_episode_is_drawn_for_all_seeds_at_once():
+    """Hard and easy episodes are the same for all seeds: more seeds cannot average them away."""
+    table = torch.arange(40.0).expand(8, 40)
+    width = seed_bootstrap(table)
+    one = mean_bootstrap(table[0])
+    assert width.high - width.low == pytest.approx(one.high - one.low, rel=0.05)
+
+
+def test_two_seeds_spread_as_their_variance_says():
+    """a = -1, 1 in every episode: the mean's deviation is 1; resampling alone would show 0.71."""
+    table = torch.tensor([[-1.0], [1.0]]).expand(2, 10)
+    found = seed_bootstrap(table)
+    assert (found.low, found.high) == pytest.approx((-(2**0.5), 2**0.5))
+
+
+def test_missing_scores_are_left_out_and_seeds_still_count_the_same():
+    nan = float("nan")
+    found = seed_bootstrap(torch.tensor([[1.0, 1.0, nan, nan], [3.0, 3.0, 3.0, 3.0]]))
+    assert found.mean == pytest.approx(2.0)
+    with pytest.raises(ValueError, match="2 or more episodes"):
+        seed_bootstrap(torch.full((2, 3), nan))
+    with pytest.raises(ValueError, match="seeds and episodes"):
+        seed_bootstrap(torch.ones(4))

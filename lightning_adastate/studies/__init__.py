@@ -1,0 +1,1 @@
+"""Studies: grids of configurations and training seeds, trained, scored and reported."""
