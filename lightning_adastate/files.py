@@ -109,17 +109,6 @@ def _lock(handle: BinaryIO) -> bool:
 
 
 @contextlib.contextmanager
-def _named_after(target: Path, partial: Path) -> Iterator[None]:
-    """Let errors of the system name the file that was meant: a full disk names none, others the partial one."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno is not None and error.filename in (None, str(partial)):
-            error.filename, error.filename2 = str(target), None
-        raise
-
-
-@contextlib.contextmanager
 def whole_folder(path: str | Path) -> Iterator[Path]:
     """Hand out an empty folder to write to; it gets its name when the block ends, or goes if it fails.
 
