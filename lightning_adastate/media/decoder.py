@@ -161,12 +161,9 @@ def _timed(
     frames: Iterator[VideoFrame], stream: VideoStream, rate: Fraction
 ) -> Iterator[tuple[VideoFrame, Fraction]]:
     """Yield frames with their time in seconds from the file's begin."""
-    first, tick = stream.start_time or 0, stream.time_base
+    first, tick = stream.start_time or 0, stream.time_base or Fraction(1)
     for count, frame in enumerate(frames):
-        if frame.pts is None or tick is None:
-            yield frame, count / rate
-        else:
-            yield frame, Fraction((frame.pts - first) * tick)
+        yield frame, count / rate if frame.pts is None else (frame.pts - first) * tick
 
 
 def _picture(
@@ -284,8 +281,8 @@ def serve(requests: BinaryIO, out: BinaryIO, memory_bytes: int, cpu_seconds: int
             else:
                 fps = None if asked["fps"] is None else Fraction(*asked["fps"])
                 size = None if asked["size"] is None else tuple(asked["size"])
-                start, num_frames, piece_frames = asked["frames"]
-                which = Wanted(start, num_frames, piece_frames, fps, size)
+                start, count, most = asked["frames"]
+                which = Wanted(start, count, most, fps, size)
                 for piece in pieces(path, which, *caps):
                     answer(out, {"shape": [len(piece), *piece[0].shape]}, piece)
                     allow(cpu_seconds)
