@@ -102,7 +102,7 @@ def kill_once(folder: Path, whole: Path, moment: float) -> tuple[bool, str]:
     time.sleep(moment)
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
-    saved = sorted(folder.rglob("last.ckpt"))
+    saved = sorted(folder.rglob("*.ckpt"))
     torn = len(list(folder.rglob("*.partial")))
     code, said = finish(folder, "--ckpt_path", "last")
     if not saved:
