@@ -24,12 +24,13 @@ from lightning_adastate.evaluation.tables import write_csv
 from lightning_adastate.files import save_tensors, write_text
 from lightning_adastate.media.video import to_uint8
 from lightning_adastate.recipes.comparison import load_comparison
-from lightning_adastate.recipes.loading import check_checkpoint, load_module
+from lightning_adastate.recipes.loading import load_module
 from lightning_adastate.recipes.recipe import load_recipe
 from lightning_adastate.streaming import PixelStreaming
 from lightning_adastate.studies.plan import DONE, Scores, Training
 from lightning_adastate.studies.planner import scoring_overrides
 from lightning_adastate.training.configuration import read_checkpoint
+from lightning_adastate.training.resuming import read_training
 
 SHOWN_EPISODES = 4
 """Episodes whose videos are kept for the report."""
@@ -181,7 +182,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
     found = sorted(folder.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
     for path in found:
         try:
-            check_checkpoint(str(path), weights_only=True)
+            read_training(path)
         except ValueError:  # written half when the machine went down; an older one is whole
             continue
         return path
