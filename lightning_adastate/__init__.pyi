@@ -108,12 +108,8 @@ from .data import (
 from .evaluation.arms import Variation as Variation
 from .evaluation.comparison import compare as compare
 from .evaluation.videos import evaluate as evaluate
-from .generation.generate import (
-    Generation as Generation,
-)
-from .generation.generate import (
-    generate as generate,
-)
+from .generation.generate import generate as generate
+from .generation.options import Generation as Generation
 from .generation.timeline import Change as Change
 from .generation.trainer import StreamTrainer as StreamTrainer
 from .generation.trajectories import make_trajectories as make_trajectories

@@ -39,7 +39,7 @@ RANK = {room: rank for rank, rooms in enumerate(RANKS) for room in rooms}
 LOOSE = {"types", "kv", "files", "rope", "flow", "noise", "demo", "__main__", "__init__"}
 """Modules that stand at the package's root."""
 
-LONG = {"streaming/streamer.py": 480, "training/self_forcing.py": 420}
+LONG = {"streaming/streamer.py": 490, "training/self_forcing.py": 420}
 """Files that may have more than 300 lines."""
 
 

@@ -19,7 +19,7 @@ from lightning_adastate.callbacks.video_predictions import VideoPredictionWriter
 from lightning_adastate.cli.early_exit import work_begins
 from lightning_adastate.cli.progress import show_no_wrong_epoch
 from lightning_adastate.cli.stopping import told_of_signals
-from lightning_adastate.generation.generate import Generation
+from lightning_adastate.generation.options import Generation
 from lightning_adastate.generation.timeline import Change
 from lightning_adastate.generation.trainer import StreamTrainer
 from lightning_adastate.recipes.loading import import_families, streaming_part

@@ -9,11 +9,13 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
+from lightning_adastate.components import Component
+
 CodecState = Mapping[str, Tensor]
 """What streaming must remember between chunks: named tensors, batch first, never written in place."""
 
 
-class Codec(nn.Module, ABC):
+class Codec(Component, nn.Module, ABC):
     """Turn video into latents and latents into video.
 
     Both ways are streamed: the memory goes in and comes out, so a stream can be saved and branched.

@@ -6,22 +6,24 @@ import signal
 import threading
 from types import FrameType
 
-INTERRUPTED = 130
-"""Exit code of what was stopped by hand, as shells report it."""
-
 
 class StopRequest:
-    """Turn the first Ctrl-C or SIGTERM into a wish; the second one does what it always did."""
+    """Turn the first Ctrl-C or SIGTERM into a wish; the second one does what it always did.
+
+    ``exit_code`` is then that of what was stopped by the signal, as shells report it: 130 or 143.
+    """
 
     SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.asked = False
+        self.exit_code = 0
         self._before = {number: signal.getsignal(number) for number in self.SIGNALS}
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
+        del frame
         self.asked = True
+        self.exit_code = 128 + number
         self._restore()
 
     def _restore(self) -> None:

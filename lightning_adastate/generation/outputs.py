@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from lightning_adastate.files import make_folder, missing_folders, remove_empty
 from lightning_adastate.media.latents import LatentsWriter
 from lightning_adastate.media.video import Quality, VideoWriter
 from lightning_adastate.streaming.pipeline import VideoChunk
@@ -23,7 +22,15 @@ class VideoOptions(NamedTuple):
     chunk_frames: int
 
 
-def numbered(path: str, row: int, rows: int) -> Path:
+class Made(NamedTuple):
+    """How much of an output there is, in each of its streams."""
+
+    num_chunks: int = 0
+    video_frames: int = 0
+    latent_frames: int = 0
+
+
+def numbered(path: str | Path, row: int, rows: int) -> Path:
     """Return the file of one of ``rows`` streams: ``name.mp4`` alone, else ``name-00.mp4``, ..."""
     whole = Path(path)
     if rows == 1:
@@ -32,17 +39,20 @@ def numbered(path: str, row: int, rows: int) -> Path:
 
 
 class StreamOutputs:
-    """Write chunks as they come. Leaving without ``finish`` removes what was begun.
+    """Write chunks as they come, from the beginning or behind what was made before.
 
     Args:
         video: Name of the mp4, or ``None``.
         latents: Name of the latents file, or ``None``.
         state: Name of the stream state, or ``None``.
-        num_streams: Streams in lock-step; several get numbered names.
+        begun: The state the stream goes on from; its first dimension is the streams in lock-step, and several get
+            numbered names.
         video_options: How videos are written.
+        made: What is there already and belongs to that state.
+        fingerprint: Of components and weights, to go into the state.
 
     Raises:
-        ValueError: If something cannot be written where it is wanted.
+        ValueError: If something cannot be written where it is wanted, or does not hold what was made.
     """
 
     def __init__(
@@ -51,26 +61,31 @@ class StreamOutputs:
         video: str | None,
         latents: str | None,
         state: str | None,
-        num_streams: int,
+        begun: StreamState,
         video_options: VideoOptions,
+        made: Made | None = None,
+        fingerprint: str = "",
     ) -> None:
         self.state_path = state
-        self.state: StreamState | None = None
-        self.done = False
+        self.fingerprint = fingerprint
+        self.state = begun
+        self.made = Made() if made is None else made
         self.videos: list[VideoWriter] = []
         self.latents: list[LatentsWriter] = []
-        self.new_folders = missing_folders(video, latents, state)
+        rows = begun.batch_size
         try:
-            for row in range(num_streams):
+            for row in range(rows):
                 if video is not None:
-                    path = numbered(video, row, num_streams)
-                    self.videos.append(VideoWriter(path, **video_options._asdict()))
+                    path, kept = numbered(video, row, rows), self.made.video_frames
+                    options = video_options._asdict()
+                    self.videos.append(VideoWriter(path, keep_frames=kept, **options))
                 if latents is not None:
-                    self.latents.append(LatentsWriter(numbered(latents, row, num_streams)))
-            if state is not None:
-                make_folder(Path(state).parent)
+                    path, kept = numbered(latents, row, rows), self.made.latent_frames
+                    shape = begun.latent_shape
+                    self.latents.append(LatentsWriter(path, frame_shape=shape, keep_frames=kept))
         except ValueError:
-            self._discard()
+            if not self.made.num_chunks:
+                self.discard()
             raise
 
     @property
@@ -80,40 +95,69 @@ class StreamOutputs:
         return streams if self.state_path is None else [*streams, Path(self.state_path)]
 
     def append(self, piece: VideoChunk) -> None:
-        """Write one chunk of every stream."""
+        """Write one chunk of every stream.
+
+        Raises:
+            OSError: If there is no room, naming the file.
+        """
         for row, video in enumerate(self.videos):
             video.append(piece.video_BFCHW[row])
         for row, latents in enumerate(self.latents):
             latents.append(piece.chunk.latents_BFCHW[row])
         self.state = piece.state
+        self.made = Made(
+            self.made.num_chunks + 1,
+            self.made.video_frames + piece.video_BFCHW.shape[1],
+            self.made.latent_frames + piece.chunk.latents_BFCHW.shape[1],
+        )
 
-    def finish(self, fingerprint: str) -> None:
-        """Make every file whole.
+    def hold(self, made: Made) -> bool:
+        """Whether so much can be read, whatever happens to this process."""
+        return all(video.num_flushed >= made.video_frames for video in self.videos) and all(
+            latents.num_frames >= made.latent_frames for latents in self.latents
+        )
 
-        Args:
-            fingerprint: Of components and weights, to go into the state.
+    def sync(self) -> None:
+        """Wait until what can be read is on the disk.
+
+        Raises:
+            OSError: Naming the file.
         """
         for video in self.videos:
-            video.close()
+            video.sync()
         for latents in self.latents:
-            latents.finish()
-        if self.state_path is not None and self.state is not None:
-            save_stream_state(self.state_path, self.state, fingerprint=fingerprint)
-        self.done = True
+            latents.sync()
 
-    def _discard(self) -> None:
+    def finish(self) -> list[OSError]:
+        """Make every file whole, and return what went wrong with some of them.
+
+        A video that finds no room for its end still plays; a state is written if what the next chunk reads is
+        finite.
+        """
+        steps: list[Callable[[], None]] = [video.close for video in self.videos]
+        steps += [latents.finish for latents in self.latents]
+        steps.append(self._save_state)
+        return [error for error in map(_attempt, steps) if error is not None]
+
+    def discard(self) -> None:
+        """Leave nothing of what was begun."""
         for latents in self.latents:
             latents.discard()
         for video in self.videos:
-            with contextlib.suppress(Exception):
-                video.close()
-            if video.num_frames:  # otherwise a file of that name is not ours
+            begun = video.num_frames > 0  # otherwise a file of that name is not ours
+            _attempt(video.close)
+            if begun:
                 video.path.unlink(missing_ok=True)
-        remove_empty(self.new_folders)
 
-    def __enter__(self) -> StreamOutputs:
-        return self
+    def _save_state(self) -> None:
+        if self.state_path is not None and self.state.is_finite:
+            save_stream_state(self.state_path, self.state, fingerprint=self.fingerprint)
 
-    def __exit__(self, *error: object) -> None:
-        if not self.done:
-            self._discard()
+
+def _attempt(step: Callable[[], None]) -> OSError | None:
+    """Return what kept a step from being done."""
+    try:
+        step()
+    except OSError as error:
+        return error
+    return None

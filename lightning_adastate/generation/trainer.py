@@ -6,7 +6,8 @@ import copy
 
 from lightning.pytorch import LightningDataModule, Trainer
 
-from lightning_adastate.generation.generate import Generation, generate
+from lightning_adastate.generation.generate import generate
+from lightning_adastate.generation.options import Generation
 from lightning_adastate.training import StreamModule
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lightning_adastate.data.trajectory_shards import shard_path, write_shard
 from lightning_adastate.files import output_folder
-from lightning_adastate.generation.interrupt import INTERRUPTED, StopRequest
+from lightning_adastate.generation.interrupt import StopRequest
 from lightning_adastate.generation.trajectory_plan import Making, Source, check_shard, settings_of
 from lightning_adastate.losses import Velocity
 from lightning_adastate.training import StreamModule
@@ -137,4 +137,4 @@ def _make(module: StreamModule, making: Making, source: Source) -> int:
                 break
     there = len(list(making.folder.glob("trajectories-*.safetensors")))
     print(f"{made} trajectories made; '{making.folder}' has {there} of {len(starts)} files")
-    return INTERRUPTED if stop.asked else 0
+    return stop.exit_code

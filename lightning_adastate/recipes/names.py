@@ -15,6 +15,9 @@ WEIGHTS = (".ckpt", ".safetensors", ".pt", ".pth", ".bin")
 CONFIG_OPTIONS = ("-c", "--config")
 """Options whose value is a configuration file."""
 
+SWITCHES = ("--generation.overwrite",)
+"""Options that mean true when they stand alone."""
+
 COMPONENT_PREFIXES = ("--model", "--data", "--trainer")
 """Options whose value may be a component's file."""
 
@@ -50,14 +53,16 @@ def config_file(name: str) -> Path:
 
 
 def resolve_arguments(args: Sequence[str]) -> list[str]:
-    """Return the arguments with names of shipped configurations replaced by their paths.
+    """Return the arguments with names of shipped configurations replaced by their paths, and switches turned on.
 
     Values that name no file are left as they are, for the parser to judge.
     """
     resolved: list[str] = []
     option = ""
-    for arg in args:
-        if arg.startswith("-"):
+    for arg, coming in zip(args, [*args, "-"][1:], strict=True):
+        if arg in SWITCHES and coming.startswith("-"):
+            resolved.append(f"{arg}=true")
+        elif arg.startswith("-"):
             option, equals, value = arg.partition("=")
             resolved.append(f"{option}={_resolve(option, value)}" if equals else arg)
             option = "" if equals else option

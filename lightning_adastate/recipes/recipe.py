@@ -16,7 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lightning_adastate.backbones import Backbone
 from lightning_adastate.callbacks.video_predictions import VideoPredictionWriter
-from lightning_adastate.generation.generate import Generation
+from lightning_adastate.generation.options import Generation
 from lightning_adastate.recipes.explain import in_sentences
 from lightning_adastate.recipes.loading import import_families
 from lightning_adastate.recipes.names import config_file, recipe_arguments, resolve_arguments

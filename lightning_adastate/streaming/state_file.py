@@ -12,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from lightning_adastate.files import save_tensors
+from lightning_adastate.streaming.fingerprint import check_fingerprint
 from lightning_adastate.types import KV, SCHEMA_VERSION, Event, StreamState, TokenPlaces
 
 
@@ -98,7 +99,7 @@ def unpack_stream_state(
             f"{name} has schema {header['schema']}, expected {SCHEMA_VERSION}: another version of this package "
             "saved it; go on with that one, or begin a new stream"
         )
-    _check_fingerprint(header["fingerprint"], fingerprint, name)
+    check_fingerprint(header["fingerprint"], fingerprint, name)
     frames = {
         name: _frames(tensors, name, frame_indices)
         for name, frame_indices in header["frame_indices"].items()
@@ -122,28 +123,6 @@ def unpack_stream_state(
         pending_BFCHW=tensors.get("pending"),
         codec={n.removeprefix("codec."): t for n, t in tensors.items() if n.startswith("codec.")},
     )
-
-
-def _check_fingerprint(saved: str, present: str, name: str) -> None:
-    """Compare components and, where both sides name them, weights.
-
-    Raises:
-        ValueError: Naming what differs and what to do.
-    """
-    if not saved or not present:
-        return
-    made, _, made_weights = saved.partition("-")
-    own, _, own_weights = present.partition("-")
-    if made != own:
-        raise ValueError(
-            f"the stream state {name} was made with another anchor, cache, schedule, noise or "
-            "backbone; continue it with the configuration it was made with"
-        )
-    if made_weights and own_weights and made_weights != own_weights:
-        raise ValueError(
-            f"the stream state {name} was made with other weights, or in another precision; continue "
-            "it with the weights it was made with (`generation.weights`), or start a new stream"
-        )
 
 
 def _frames(tensors: Mapping[str, Tensor], name: str, frame_indices: Sequence[int]) -> KV:

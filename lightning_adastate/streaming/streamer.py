@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -21,6 +20,11 @@ from lightning_adastate.streaming.buffers import StreamBuffers
 from lightning_adastate.streaming.commit import KVGradient, close_chunk
 from lightning_adastate.streaming.context import ChunkContext
 from lightning_adastate.streaming.denoise import Taught, denoise
+from lightning_adastate.streaming.fingerprint import (
+    components_mark,
+    describe_parts,
+    join_fingerprint,
+)
 from lightning_adastate.streaming.observer import StepObserver
 from lightning_adastate.streaming.plan import Plan, place_frames, plan_chunk
 from lightning_adastate.types import BackboneOutput, Chunk, Event, StreamState
@@ -69,33 +73,30 @@ class Streamer(nn.Module):
         self.noise = noise if noise is not None else CounterNoise()
 
     @property
+    def descriptions(self) -> dict[str, str]:
+        """Return what decides the stream beside its weights, part by part; a part may have no stable description."""
+        return describe_parts(self.anchor, self.cache, self.schedule, self.noise, self.backbone)
+
+    @property
     def components_fingerprint(self) -> str:
         """Return a short hash of the components: their classes and what they were built with.
 
         Raises:
             ValueError: If an argument of a component has no stable description.
         """
-        backbone = self.backbone
-        sizes = (
-            backbone.num_layers,
-            backbone.num_heads,
-            backbone.head_dim,
-            backbone.in_channels,
-        )
-        parts = (self.anchor, self.cache, self.schedule, self.noise, backbone)
-        text = repr((*(part.description for part in parts), sizes))
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        return components_mark(self.descriptions, self.backbone)
 
     @property
     def fingerprint(self) -> str:
-        """Return what a saved stream belongs to: ``components_fingerprint``, and a mark of all weights.
+        """Return what a saved stream belongs to: marks of all components, of the weights and of each component.
 
         It reads all weights; take it when a stream is saved or loaded, not per chunk.
 
         Raises:
             ValueError: If an argument of a component has no stable description.
         """
-        return f"{self.components_fingerprint}-{weights_fingerprint(self)}"
+        weights = weights_fingerprint(self)
+        return join_fingerprint(self.components_fingerprint, weights, self.descriptions)
 
     # -- a stream's life ------------------------------------------------------------------------
 

@@ -190,16 +190,22 @@ def test_ctrl_c_closes_the_video_and_saves_the_state(capsys):
     assert "state.safetensors" in files()
 
 
-def test_a_failing_stream_leaves_nothing_behind(capsys):
+@pytest.mark.parametrize("decode", ["in_turn", "overlapped"])
+def test_a_failing_stream_keeps_what_it_made_and_says_how_to_go_on(decode, capsys):
     args = ["--model.anchor=my_anchors.FailingAnchor", "--generation.prompts=a word"]
     where = [
         "--generation.output=v.mp4",
         "--generation.latents=l.safetensors",
         "--generation.state_out=s.safetensors",
+        f"--generation.decode={decode}",
     ]
     assert main(["generate", "--config=base.yaml", *args, *where]) == 1
-    assert "the third chunk fails" in capsys.readouterr().err
-    assert files() == set()
+    said = capsys.readouterr().err
+    assert "stopped after chunk 2 of 7; the same command goes on with chunk 3" in said
+    assert "error: the third chunk fails" in said
+    assert files() == {"v.mp4", "v.mp4.unfinished", "l.safetensors", "s.safetensors"}
+    assert len(read_video("v.mp4")) == load_file("l.safetensors")["latents"].shape[1] == 6
+    assert not any(thread.name.startswith("denoise") for thread in threading.enumerate())
 
 
 MISTAKES = {
@@ -222,8 +228,8 @@ MISTAKES = {
     "small video": (["--generation.start=small.mp4"], "expected 16 x 32"),
     "corrupt state": (["--generation.state_in=corrupt.safetensors"], "cannot read a stream state"),
     "video's name": (["--generation.output=v.avi"], "must end in .mp4"),
-    "video's place": (["--generation.output=base.yaml/v.mp4"], "cannot be written"),
-    "latents' place": (["--generation.latents=base.yaml/l.safetensors"], "cannot write"),
+    "video's place": (["--generation.output=base.yaml/v.mp4"], "cannot make the folder"),
+    "latents' place": (["--generation.latents=base.yaml/l.safetensors"], "cannot make the folder"),
     "nothing to write": (["--generation.output=null"], "nothing to write"),
     "two beginnings": (
         ["--generation.start=a.mp4", "--generation.state_in=s.safetensors"],
@@ -447,14 +453,6 @@ def test_a_signal_while_the_next_chunk_is_made_stops_an_overlapped_stream_too():
     assert code == 130
     assert cut.shape[1] == len(frames)
     assert len(frames) in (3, 6, 9), "the signal may come while an earlier chunk is written"
-
-
-def test_an_overlapped_stream_that_fails_leaves_nothing_behind(capsys):
-    args = ["--model.anchor=my_anchors.FailingAnchor", "--generation.prompts=a word", OVERLAPPED]
-    assert main(["generate", "--config=base.yaml", *args, "--generation.output=v.mp4"]) == 1
-    assert "the third chunk fails" in capsys.readouterr().err
-    assert files() == set()
-    assert not any(thread.name.startswith("denoise") for thread in threading.enumerate())
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-true"])
