@@ -6,7 +6,6 @@ import pytest
 import torch
 from training_toy import ClipData, self_forcing, trainer
 
-from lightning_adastate.analysis.swap_probe import SwapProbe, shares, with_contents_of
 from lightning_adastate.anchors import (
     AdaptiveAnchor,
     ComposedAnchor,
@@ -17,6 +16,7 @@ from lightning_adastate.anchors import (
 from lightning_adastate.callbacks import SwapProbeMetrics
 from lightning_adastate.evaluation.arms import Variation
 from lightning_adastate.evaluation.comparison import with_variation
+from lightning_adastate.evaluation.swap_probe import SwapProbe, shares, with_contents_of
 from lightning_adastate.recipes.comparison import load_comparison
 
 COMPARISON = load_comparison("toy/compare")

@@ -6,9 +6,9 @@ import math
 
 from lightning.pytorch import Trainer
 
-from lightning_adastate.analysis.swap_probe import SwapProbe
 from lightning_adastate.callbacks.periodic import PeriodicScores
 from lightning_adastate.data import read_prompts
+from lightning_adastate.evaluation.swap_probe import SwapProbe
 from lightning_adastate.streaming.pipeline import PixelStreaming
 
 

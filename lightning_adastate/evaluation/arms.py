@@ -9,9 +9,9 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from lightning_adastate.analysis.swap_probe import SwapResult
 from lightning_adastate.anchors import Anchor
 from lightning_adastate.caches import Cache
+from lightning_adastate.evaluation.swap_probe import SwapResult
 from lightning_adastate.metrics import PanScores
 from lightning_adastate.metrics.pan_identity import HeroCycle
 from lightning_adastate.noise import NoiseSource

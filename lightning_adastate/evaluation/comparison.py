@@ -12,9 +12,9 @@ from pathlib import Path
 import torch
 from rich.progress import Progress
 
-from lightning_adastate.analysis.swap_probe import SwapProbe
 from lightning_adastate.evaluation.arms import Arm, Variation
 from lightning_adastate.evaluation.pictures import write_pictures
+from lightning_adastate.evaluation.swap_probe import SwapProbe
 from lightning_adastate.evaluation.tables import write_csv, write_retention, write_swaps
 from lightning_adastate.metrics import pan_scores
 from lightning_adastate.metrics.pan_identity import hero_cycles

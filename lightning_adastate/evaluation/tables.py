@@ -13,9 +13,9 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from lightning_adastate.analysis.swap_probe import SwapReading
 from lightning_adastate.evaluation.arms import Arm
 from lightning_adastate.evaluation.bootstrap import paired_bootstrap
+from lightning_adastate.evaluation.swap_probe import SwapReading
 from lightning_adastate.metrics import PAN_IDEAL, PanScores
 from lightning_adastate.metrics.pan_identity import retention_per_cycle
 

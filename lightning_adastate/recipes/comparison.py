@@ -9,10 +9,10 @@ from typing import Any
 import yaml
 from jsonargparse import Namespace
 
-from lightning_adastate.analysis.swap_probe import SwapProbe
 from lightning_adastate.anchors import Anchor
 from lightning_adastate.evaluation.arms import Variation
 from lightning_adastate.evaluation.comparison import Compared, compare
+from lightning_adastate.evaluation.swap_probe import SwapProbe
 from lightning_adastate.recipes.explain import in_sentences
 from lightning_adastate.recipes.loading import import_families
 from lightning_adastate.recipes.names import recipe_arguments

@@ -5,55 +5,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_adastate.worlds.pan_map import Texture, hsv_to_rgb, render_map
+from lightning_adastate.worlds.pan_truth import PanEpisodes, PanTruth
 
 SPEEDS = ("barely", "slowly", "steadily", "quickly")
 """Words for 1/4, 2/4, 3/4 and 4/4 of the largest speed."""
 
 OPEN_FRAMES = 3
 """Frames at the start of an episode in which landmarks do not hide the hero."""
-
-
-@dataclass(frozen=True)
-class PanTruth:
-    """Everything that is true of some episodes of PanWorld. Positions are map columns.
-
-    Args:
-        start_B: Where the camera would be in frame 0 if it did not shake.
-        velocity_B: Its speed in pixels per frame, positive is east.
-        position_BF: Where it is, shake included, not wrapped.
-        color_B3: The hero's colour, RGB.
-        shown_BF3: The colour it has in each frame, jitter included.
-        visible_BF: Whether it is there.
-    """
-
-    start_B: Tensor
-    velocity_B: Tensor
-    position_BF: Tensor
-    color_B3: Tensor
-    shown_BF3: Tensor
-    visible_BF: Tensor
-
-
-@dataclass(frozen=True)
-class PanEpisodes:
-    """Paired material for an evaluation: every arm gets the same frames and prompts.
-
-    Args:
-        video_BFCHW: The true video ``[B, F, 3, H, W]`` in [0, 1]; its first frames are the given ones.
-        prompts: One per episode.
-        truth: What is true of it.
-    """
-
-    video_BFCHW: Tensor
-    prompts: list[str]
-    truth: PanTruth
 
 
 class PanWorld:
