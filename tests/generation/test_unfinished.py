@@ -306,7 +306,7 @@ def test_a_disk_that_is_too_full_for_the_state_leaves_the_one_before():
     in_a_child(lambda: fill_the_disk(100_000))
     said = Path("said").read_text()
     assert "stopped after chunk 3 of 8; the same command goes on with chunk 1" in said
-    assert "cannot write 'a.mp4.unfinished'" in said
+    assert "cannot use 'a.mp4.unfinished': File too large" in said
     assert files() == {"a.mp4", "a.mp4.unfinished", "a.safetensors", "said"}
     assert len(read_video("a.mp4")) == 9
     assert run() == 0
@@ -381,6 +381,7 @@ class FourFold(PixelShuffleCodec):
     # At 16 frames/s a stream's chunk 0 shows 1 + 4 + 4 = 9 frames, every other 12.
     [
         (0, 9 / 16, 1),
+        (0, 9.5 / 16, 2),
         (0, 10 / 16, 2),
         (0, 21 / 16, 2),
         (0, 22 / 16, 3),
