@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import select
 import sys
 from collections.abc import Sequence
 
@@ -67,12 +68,16 @@ def main(args: Sequence[str] | None = None) -> int:
 
 
 def output_is_refused() -> bool:
-    """Tell whether it is our own output that nobody reads any more; what could not be written still waits."""
+    """Tell whether it is our own output that nobody reads any more."""
     try:
-        sys.stdout.flush()
+        sys.stdout.flush()  # what could not be written still waits, unless it was more than a buffer holds
     except BrokenPipeError:
         return True
-    return False
+    if not hasattr(select, "poll"):
+        return False
+    asked = select.poll()
+    asked.register(sys.stdout.fileno(), 0)
+    return any(event & select.POLLERR for _, event in asked.poll(0))
 
 
 def run(args: Sequence[str] | None) -> int:

@@ -74,7 +74,7 @@ def test_a_state_of_other_components_is_refused(tmp_path):
     save_stream_state(
         path, model.start(text(), latent_shape=LATENT), fingerprint=model.fingerprint
     )
-    with pytest.raises(ValueError, match="made with another anchor, cache, schedule"):
+    with pytest.raises(ValueError, match="made with another anchor; continue"):
         load_stream_state(path, fingerprint=other.fingerprint)
 
 

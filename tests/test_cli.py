@@ -1,6 +1,7 @@
 """The command line: what is asked for is what runs, and every mistake is one sentence."""
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ import yaml
 import lightning_adastate
 from lightning_adastate import load_module
 from lightning_adastate.__main__ import MODEL_VERBS, READER_GONE, SMALL_VERBS, main
+from lightning_adastate.cli.early_exit import DEFAULTS
 
 BASE = """
 model:
@@ -321,8 +323,11 @@ def test_a_checkpoint_holds_the_config_as_text_and_changes_nothing(capsys):
     assert stored["model"]["init_args"]["anchor"]["init_args"] == {"num_frames": 2, "decay": 0.9}
     assert "hyper_parameters" not in checkpoint
     other = ["--ckpt_path=ckpt/one.ckpt", "--model.anchor=my_anchors.FailingAnchor"]
-    said = complaint(capsys, *other, "--generation.prompts=a word", verb="generate")
-    assert "the third chunk fails" in said, "the anchor of the command line must run"
+    capsys.readouterr()
+    assert main(["generate", "--config=base.yaml", *other, "--generation.prompts=a word"]) == 1
+    stopped, error = capsys.readouterr().err.splitlines()[-2:]
+    assert stopped.startswith("stopped after chunk 2 of ")
+    assert "the third chunk fails" in error, "the anchor of the command line must run"
 
 
 def test_another_stages_checkpoint_is_refused_before_anything_is_built(capsys):
@@ -389,6 +394,16 @@ class Stop(Callback):
 """
 
 
+@pytest.fixture
+def python_s_own_handlers():
+    """What a new process in the foreground has; a background job begins with SIGINT ignored."""
+    before = {number: signal.signal(number, default) for number, default in DEFAULTS.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.usefixtures("python_s_own_handlers")
 @pytest.mark.parametrize("number", [2, 15])
 @pytest.mark.parametrize("when", ["training", "before"])
 def test_a_stopped_fit_has_the_signals_exit_code_and_says_how_to_go_on(

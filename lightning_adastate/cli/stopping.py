@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import signal
 import sys
+import threading
 from collections.abc import Iterator
+from types import FrameType
 
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -22,7 +24,8 @@ def told_of_signals(trainer: Trainer) -> Iterator[None]:
         SystemExit: With it.
     """
     try:
-        yield
+        with _sigterm_raises():
+            yield
         number = stopped_by(trainer)
     except SIGTERMException:
         number = signal.SIGTERM
@@ -35,6 +38,25 @@ def told_of_signals(trainer: Trainer) -> Iterator[None]:
     if number is not None:
         # Launched by the first process, the others must not look as if they had failed: it would be killed.
         raise SystemExit(128 + number if trainer.is_global_zero else 0)
+
+
+@contextlib.contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    """Let SIGTERM raise where nobody listens: Lightning begins to only after the hooks that open a run."""
+    listens = threading.current_thread() is threading.main_thread()
+    if not listens or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, _raise)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    del number, frame
+    raise SIGTERMException
 
 
 def stopped_by(trainer: Trainer) -> signal.Signals | None:

@@ -49,6 +49,7 @@ def test_the_default_scale_gives_the_default_world_unit_latents():
 
 class FourToOne(Codec):
     temporal_stride = 4
+    latent_channels, spatial_stride = 16, 8
 
     def encode_next(self, video_BFCHW, state):
         raise NotImplementedError

@@ -172,7 +172,7 @@ def test_anchors_are_drawn_by_their_shares_and_alike_on_all_ranks():
     drawn = []
     for batch in range(60):
         draws = model.draws_of(batch, "training")
-        drawn.append(model._draw_streamer(model.generator, draws).anchor)
+        drawn.append(model.draw_streamer(model.generator, draws).anchor)
         torch.rand(1, generator=draws.rank_rng)  # what one rank draws of its own must not matter
     counts = [sum(anchor is one for one in drawn) for anchor in anchors]
     assert counts[1] == 0
@@ -199,7 +199,7 @@ def test_the_hidden_state_is_supervised_as_the_lagged_frame():
 def test_context_noise_changes_later_chunks_only_in_half_the_clips():
     model = causal(context_noise=0.5, anchor=StaticAnchor(0))
     model.trainer = trainer("/tmp")
-    level = model._draw_context_noise(400, model.draws_of(0, "test"))
+    level = model.draw_context_noise(torch.zeros(400, 1), model.draws_of(0, "test"))
     assert 0.4 < (level == 0).float().mean() < 0.6
     assert 0.4 < level.max() <= 0.5
     text = model.encode_text(["a"])
