@@ -26,7 +26,8 @@ def load(folders: list[Path]) -> pd.DataFrame:
 def table_of(frame: pd.DataFrame, arm: str, frames: int, column: str) -> torch.Tensor:
     """Return ``[seeds, episodes]``."""
     rows = frame[(frame.arm == arm) & (frame.frames == frames)]
-    return torch.from_numpy(rows.pivot(index="seed", columns="episode", values=column).to_numpy())
+    table = rows.pivot(index="seed", columns="episode", values=column)
+    return torch.tensor(table.to_numpy())
 
 
 def kept(folders: list[Path], arm: str) -> list[tuple[int, int]]:
