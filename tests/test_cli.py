@@ -427,6 +427,8 @@ SWALLOWS = """
 import signal, sys
 from importlib.abc import MetaPathFinder
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job begins with it ignored
+
 class Finder(MetaPathFinder):
     def find_spec(self, name, path, target=None):
         if name == {name!r}:
