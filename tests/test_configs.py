@@ -161,7 +161,7 @@ def test_trajectories_parse(name):
 def test_recipe_trains(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)  # Lightning saves `last.ckpt` even then
     options = ["--trainer.fast_dev_run=2", "--trainer.accelerator=cpu", "--data.batch_size=4"]
-    data = ["--data.num_clips=12", "--data.video_frames=21", f"--data.cache_folder={tmp_path}"]
+    data = ["--data.num_clips=12", "--data.video_frames=24", f"--data.cache_folder={tmp_path}"]
     assert main(["fit", "--config", recipe, *options, *data, *without_weights(recipe)]) == 0
 
 

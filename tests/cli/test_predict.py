@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -187,7 +188,9 @@ def test_from_python_it_is_a_callback():
 
 def start(*options):
     command = [sys.executable, "-m", "lightning_adastate", "predict", *COMMON, *options]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    listen = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # ignored in background jobs
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, **pipes, preexec_fn=listen)  # noqa: PLW1509 - no threads here
 
 
 @pytest.mark.slow
