@@ -1,12 +1,12 @@
-# make demo | test | lint | docs: each makes the environment and installs what it needs; a second call is instant.
+# make demo | test | slow | nightly | lint | docs: each makes the environment and installs what it needs; a second call is instant.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 # More threads than cores fight each other. Tests use tiny tensors, where one thread is fastest.
 demo: export OMP_NUM_THREADS ?= 2
-test slow: export OMP_NUM_THREADS := 1
+test slow nightly: export OMP_NUM_THREADS := 1
 
-.PHONY: demo test slow lint docs clean
+.PHONY: demo test slow nightly lint docs clean
 
 demo: $(VENV)/.ready-test
 	$(BIN)/python -m lightning_adastate.demo $(DEMO_ARGS)
@@ -15,7 +15,10 @@ test: $(VENV)/.ready-test
 	$(BIN)/python -m pytest -n 2 --dist loadscope $(PYTEST_ARGS)
 
 slow: $(VENV)/.ready-test
-	$(BIN)/python -m pytest -m "slow and not gpu" -n 2 --dist loadscope $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "slow and not nightly and not gpu" -n 2 --dist loadscope $(PYTEST_ARGS)
+
+nightly: $(VENV)/.ready-test
+	$(BIN)/python -m pytest -m "nightly and not gpu" -n 2 --dist loadscope $(PYTEST_ARGS)
 
 lint: $(VENV)/.ready-test
 	$(BIN)/ruff check .

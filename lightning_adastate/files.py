@@ -71,16 +71,9 @@ def whole_stream(path: str | Path) -> Iterator[BinaryIO]:
     Raises:
         OSError: Naming ``path``, if it cannot be written.
     """
-    target, partial = Path(path), partial_path(path)
-    with _named_after(target, partial):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            with partial.open("wb") as handle:
-                _lock(handle)
-                yield handle
-            put_in_place(partial, target)
-        finally:
-            partial.unlink(missing_ok=True)
+    with whole_file(path) as partial, partial.open("wb") as handle:
+        _lock(handle)
+        yield handle
 
 
 def remove_left_over(folder: str | Path, ending: str) -> list[Path]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_adastate.analysis.recordings import LayoutChunk
 from lightning_adastate.noise import NoiseKey, NoiseSource, RecordedNoise
-from lightning_adastate.schedules.base import Schedule
+from lightning_adastate.schedules.base import Schedule, denoise_passes
 from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.types import Event, StreamState
 
@@ -123,7 +123,7 @@ def _drawing_steps(
 ) -> Iterator[int]:
     """Yield the steps of a chunk that take fresh noise: after each pass but its last, and before a noised commit."""
     passes = schedule.passes_at(chunk, given_chunks)
-    count = sum(one.kind == "denoise" for one in passes)
+    count = len(denoise_passes(passes))
     if exit_step is not None and not 0 <= exit_step < count:
         raise ValueError(f"`exit_step` must be in [0, {count}) in chunk {chunk}, got {exit_step}")
     leaves = exit_step is not None and schedule.after_exit == "commit"

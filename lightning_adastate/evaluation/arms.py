@@ -16,6 +16,7 @@ from lightning_adastate.metrics import PanScores
 from lightning_adastate.metrics.pan_identity import HeroCycle
 from lightning_adastate.noise import NoiseSource
 from lightning_adastate.schedules import Schedule
+from lightning_adastate.worlds import PanReading
 
 
 @dataclass(frozen=True)
@@ -43,12 +44,14 @@ class Arm:
 
     Args:
         video_BFCHW: The stream, given frames first.
+        reading: What it shows.
         scores: Horizon in frames -> scores of the stream cut there.
         cycles: Every hide of the hero, stream by stream; empty where no hero hides.
         swap: What a swap of the anchor's contents between streams showed, if it was asked for.
     """
 
     video_BFCHW: Tensor
+    reading: PanReading
     scores: Mapping[int, PanScores]
     cycles: Sequence[Sequence[HeroCycle]] = ()
     swap: SwapResult | None = None

@@ -16,7 +16,7 @@ from lightning_adastate.evaluation.arms import Arm, Variation
 from lightning_adastate.evaluation.pictures import write_pictures
 from lightning_adastate.evaluation.swap_probe import SwapProbe
 from lightning_adastate.evaluation.tables import write_csv, write_retention, write_swaps
-from lightning_adastate.metrics import pan_scores
+from lightning_adastate.metrics.pan import score_reading
 from lightning_adastate.metrics.pan_identity import hero_cycles
 from lightning_adastate.streaming import PixelStreaming, Streamer, StreamPipeline
 from lightning_adastate.weights import load_into
@@ -107,16 +107,17 @@ def run_arm(
     video = torch.cat(parts, dim=1)[:, : max(horizons)]
     if not bool(video.isfinite().all()):
         raise ValueError(f"the videos of arm {name!r} are not finite; look at its weights")
+    reading = decode_pan(world, video)
     scores = {
-        frames: pan_scores(world, video[:, :frames], episodes.truth, num_given=num_given)
+        frames: score_reading(world, reading.first(frames), episodes.truth, num_given=num_given)
         for frames in horizons
     }
     longest = world.longest_hide(episodes.truth.velocity_B)
-    cycles = hero_cycles(world, decode_pan(world, video), longest) if world.hides else []
+    cycles = hero_cycles(world, reading, longest) if world.hides else []
     swap = None
     if probe is not None:
         swap = probe.run(module, episodes.prompts, seed=seed, start_video_BFCHW=given, world=world)
-    return Arm(video, scores, cycles, swap)
+    return Arm(video, reading, scores, cycles, swap)
 
 
 def with_variation(module: PixelStreaming, varied: Variation) -> StreamPipeline:

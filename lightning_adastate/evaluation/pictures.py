@@ -14,7 +14,7 @@ from lightning_adastate.evaluation.arms import Arm
 from lightning_adastate.media.pictures import contact_sheet, label_picture, side_by_side
 from lightning_adastate.media.video import VideoWriter
 from lightning_adastate.metrics.pan_identity import retention_per_cycle
-from lightning_adastate.worlds import PanEpisodes, PanWorld, decode_pan, wrap
+from lightning_adastate.worlds import PanEpisodes, PanWorld, wrap
 
 SHOWN_EPISODES = 4
 """Episodes in the side-by-side video."""
@@ -98,7 +98,7 @@ def write_curves(
     expected = truth.truth.velocity_B[:, None].abs() * time
     way.plot(time, expected.mean(0), "k--", label="prompted")
     for name, arm in arms.items():
-        reading = decode_pan(world, arm.video_BFCHW)
+        reading = arm.reading
         gone = wrap(reading.position_BF - truth.truth.start_B[:, None], world.num_columns)
         sign = truth.truth.velocity_B.sign()[:, None]
         error = (reading.color_BF3 - truth.truth.color_B3[:, None]).square().sum(-1).sqrt()

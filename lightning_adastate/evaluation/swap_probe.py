@@ -167,8 +167,12 @@ def shares(observed_B: Tensor, alone_B: Tensor, donors: Tensor) -> Shares:
         alone_B: The same of the streams left alone.
         donors: Index of each stream's donor ``[B]``.
     """
-    observed, own = (_centred(each) for each in (observed_B, alone_B))
-    donor = own[donors.to(own.device)]
+    return _regress(observed_B, alone_B, alone_B[donors.to(alone_B.device)])
+
+
+def _regress(observed_B: Tensor, own_B: Tensor, donor_B: Tensor) -> Shares:
+    """Return the two coefficients that fit what was observed to both, all as differences from the mean over streams."""
+    observed, own, donor = (_centred(each) for each in (observed_B, own_B, donor_B))
     gram = torch.stack([torch.stack([(a * b).sum() for b in (own, donor)]) for a in (own, donor)])
     right = torch.stack([(own * observed).sum(), (donor * observed).sum()])
     if not bool(torch.linalg.det(gram) > 1e-9 * gram.diagonal().prod()):
@@ -224,8 +228,5 @@ def _hero(
             last.append(torch.stack([last_of[row], last_of[donor]]))
     if len(rows) < 3:
         return Shares(torch.nan, torch.nan), len(rows)
-    color, known = torch.stack(first), torch.stack(last)
-    color = (color - color.mean(0)).flatten()
-    own, given = ((known[:, i] - known[:, i].mean(0)).flatten() for i in (0, 1))
-    solved = torch.linalg.lstsq(torch.stack([own, given], dim=1), color[:, None]).solution
-    return Shares(float(solved[0]), float(solved[1])), len(rows)
+    own, donor = torch.stack(last).unbind(1)
+    return _regress(torch.stack(first), own, donor), len(rows)

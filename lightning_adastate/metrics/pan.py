@@ -78,14 +78,24 @@ def pan_scores(
     Raises:
         ValueError: If there are not at least four generated frames for each truth.
     """
-    batch, num_frames = video_BFCHW.shape[:2]
+    return score_reading(world, decode_pan(world, video_BFCHW), truth, num_given=num_given)
+
+
+def score_reading(
+    world: PanWorld, reading: PanReading, truth: PanTruth, *, num_given: int = 3
+) -> PanScores:
+    """Score videos by what they show, for who scores them at several lengths and reads them once.
+
+    Raises:
+        ValueError: As ``pan_scores`` does.
+    """
+    batch, num_frames = reading.position_BF.shape
     if batch != len(truth.start_B):
         raise ValueError(f"expected one truth per video, got {len(truth.start_B)} for {batch}")
     if num_given < 1 or num_frames - num_given < 4:
         raise ValueError(
             f"expected 1 or more given frames and 4 generated, got {num_given} of {num_frames}"
         )
-    reading = decode_pan(world, video_BFCHW)
     late = -min(max(num_frames // 3, MIN_LATE_FRAMES), num_frames - num_given)
     step = wrap(reading.position_BF.diff(dim=1), world.num_columns)
     time = torch.arange(num_frames, dtype=torch.float64)

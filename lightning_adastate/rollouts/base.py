@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_adastate.codecs import Codec
 from lightning_adastate.schedules import Schedule
+from lightning_adastate.schedules.base import denoise_passes
 from lightning_adastate.streaming.streamer import KVGradient, Streamer
 from lightning_adastate.types import StreamState
 
@@ -182,8 +183,7 @@ def generated_chunks(schedule: Schedule, num_frames: int, context_frames: int) -
 
 def denoise_count(schedule: Schedule, chunk: int, given_chunks: int = 0) -> int:
     """Count a chunk's denoise passes, where so many chunks before it were given."""
-    passes = schedule.passes_at(chunk, given_chunks)
-    return sum(one.kind == "denoise" for one in passes)
+    return len(denoise_passes(schedule.passes_at(chunk, given_chunks)))
 
 
 def check_window(

@@ -13,6 +13,7 @@ from lightning_adastate.backbones.masks import diffusion_forcing_mask
 from lightning_adastate.flow import add_noise, velocity_to_x0
 from lightning_adastate.rollouts.base import ChunkRecompute, Request, Rollout, Rollouts
 from lightning_adastate.schedules import Schedule
+from lightning_adastate.schedules.base import denoise_passes
 from lightning_adastate.streaming.streamer import Streamer
 
 
@@ -108,7 +109,6 @@ def _draw(
     schedule: Schedule, chunk: int, given_chunks: int, rows: int, generator: torch.Generator
 ) -> Tensor:
     """Draw a level of a chunk for every row: timestep and sigma, ``[B, 2]``."""
-    passes = schedule.passes_at(chunk, given_chunks)
-    passes = [one for one in passes if one.kind == "denoise"]
+    passes = denoise_passes(schedule.passes_at(chunk, given_chunks))
     levels = torch.tensor([[one.timestep, one.sigma] for one in passes])
     return levels[torch.randint(0, len(passes), (rows,), generator=generator)]

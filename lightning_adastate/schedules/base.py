@@ -66,6 +66,11 @@ CLEAN_PASS = Pass(0.0, 0.0, "commit", commit=True)
 """What commits given frames where a schedule has no clean pass."""
 
 
+def denoise_passes(passes: Sequence[Pass]) -> list[Pass]:
+    """Return the passes of a chunk that predict."""
+    return [each for each in passes if each.kind == "denoise"]
+
+
 class Schedule(Component, ABC):
     """Own the chunk size, the noise levels, what a pass may read, and what is committed.
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_adastate.flow import add_noise, velocity_to_x0
+from lightning_adastate.flow import add_noise, velocity_to_x0, x0_to_velocity
 from lightning_adastate.schedules.base import AfterExit, Level, Pass
 from lightning_adastate.streaming.context import ChunkContext
 from lightning_adastate.types import KV, BackboneOutput
@@ -31,12 +31,13 @@ class Taught(NamedTuple):
     content_BFCHW: Tensor
     context_sigma_B: Tensor | None = None
 
-    def past(self, x0_BFCHW: Tensor, noise_BFCHW: Tensor) -> Tensor:
-        """Return committed frames as the clean pass sees them: content noised, state frames not."""
+    def past(self, x0_BFCHW: Tensor, context: ChunkContext, step: int) -> Tensor:
+        """Return committed frames as the clean pass sees them: content with ``step``'s noise, state frames without."""
         if self.context_sigma_B is None:
             return x0_BFCHW
-        count = x0_BFCHW.shape[1] - self.content_BFCHW.shape[1]
-        content = add_noise(x0_BFCHW[:, count:], noise_BFCHW, self.context_sigma_B)
+        count = context.plan.num_state
+        noise = context.draw(step, "content", context.plan.num_content)
+        content = add_noise(x0_BFCHW[:, count:], noise, self.context_sigma_B)
         return torch.cat([x0_BFCHW[:, :count], content], dim=1)
 
 
@@ -79,17 +80,19 @@ def denoise(
         after_exit: Whether the later passes run.
         keep_exit_kv: Keep keys and values of the exit pass, with their graph.
     """
-    own, free = context.first_latents(given_BFCHW)
-    blocks = [own, *context.pending_blocks()] if passes else [own]
     exit_index = len(passes) - 1 if exit_step is None else min(exit_step, len(passes) - 1)
     stop = len(passes) if after_exit == "finish" else exit_index + 1
-    start = 0
-    if taught_BFCHW is not None:
+    if taught_BFCHW is None:
+        start = 0
+        own, free = context.first_latents(given_BFCHW)
+        blocks = [own, *context.pending_blocks()] if passes else [own]
+    else:
         start = 0 if context.plan.num_state else exit_index
-        own = _at_level(context, passes, start, own, taught_BFCHW)
-        blocks = [own]
+        blocks = [_taught_latents(context, passes, start, taught_BFCHW)]
+        free = (1.0,) * blocks[0].shape[1]
     clean, exit_x0, output = list(blocks), list(blocks), None
-    for index, denoise_pass in list(enumerate(passes[:stop]))[start:]:
+    for index in range(start, stop):
+        denoise_pass = passes[index]
         first = len(blocks) - 1
         blocks += [context.draw_ahead(i, 0) for i in range(first, len(denoise_pass.ahead))]
         leaves = index == exit_index
@@ -147,18 +150,18 @@ def _forward(
     return list(x0.split(sizes, dim=1)), list(velocity.split(sizes, dim=1)), cached_output
 
 
-def _at_level(
-    context: ChunkContext, passes: Sequence[Pass], index: int, own: Tensor, taught: Tensor
+def _taught_latents(
+    context: ChunkContext, passes: Sequence[Pass], start: int, taught: Tensor
 ) -> Tensor:
-    """Return the live frames before pass ``index``, the content being true content at its noise level.
+    """Return the live frames before pass ``start``: state frames are noise, content is true at the pass's level.
 
     Where nothing is hidden no earlier pass leaves a trace, so teacher forcing begins at the exit pass.
     """
-    count = own.shape[1] - taught.shape[1]
-    euler = index and passes[index - 1].sampler == "euler"
-    fresh = own if euler or not index else context.draw_live(index)
-    content = add_noise(taught, fresh[:, count:], passes[index].sigma)
-    return torch.cat([own[:, :count], content], dim=1)
+    euler = start > 0 and passes[start - 1].sampler == "euler"
+    noise = context.draw_live(0 if euler else start)
+    count = context.plan.num_state
+    content = add_noise(taught, noise[:, count:], passes[start].sigma)
+    return torch.cat([noise[:, :count], content], dim=1)
 
 
 def _corrected(
@@ -166,7 +169,7 @@ def _corrected(
 ) -> tuple[Tensor, Tensor]:
     """Return x0 and velocity of the live frames with the content's true ones put in."""
     count = x0.shape[1] - taught.shape[1]
-    true_velocity = (live[:, count:] - taught) / denoise_pass.sigma
+    true_velocity = x0_to_velocity(taught, live[:, count:], denoise_pass.sigma)
     return (
         torch.cat([x0[:, :count], taught], dim=1),
         torch.cat([velocity[:, :count], true_velocity], dim=1),

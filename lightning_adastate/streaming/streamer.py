@@ -15,7 +15,7 @@ from lightning_adastate.backbones.base import Backbone
 from lightning_adastate.caches.base import Cache, split_oldest
 from lightning_adastate.flow import add_noise
 from lightning_adastate.noise import CounterNoise, NoiseSource
-from lightning_adastate.schedules.base import CLEAN_PASS, AfterExit, Pass, Schedule
+from lightning_adastate.schedules.base import CLEAN_PASS, AfterExit, Pass, Schedule, denoise_passes
 from lightning_adastate.streaming.buffers import StreamBuffers
 from lightning_adastate.streaming.commit import KVGradient, close_chunk
 from lightning_adastate.streaming.context import ChunkContext
@@ -258,7 +258,7 @@ class Streamer(nn.Module):
                 f"'detach', got {kv_gradient!r}"
             )
         passes = self.schedule.passes_of(state)
-        steps = [one for one in passes if one.kind == "denoise"]
+        steps = denoise_passes(passes)
         plan = self.plan(state, event, working_ahead=given_BFCHW is None)
         if given_BFCHW is not None and not plan.num_state:
             steps = []
@@ -280,9 +280,7 @@ class Streamer(nn.Module):
         for commit_pass in commits:
             past = denoised.final_BFCHW
             if taught is not None:
-                past = taught.past(
-                    past, context.draw(len(passes) + 1, "content", plan.num_content)
-                )
+                past = taught.past(past, context, len(passes) + 1)
             cached_output = self._commit(context, commit_pass, past, cached_output, kv_gradient)
         assert cached_output is not None
         grid = self.backbone.token_grid(*state.latent_shape[1:])

@@ -12,6 +12,7 @@ from torch import Tensor
 from lightning_adastate.backbones import Backbone
 from lightning_adastate.flow import NUM_TIMESTEPS, velocity_to_x0
 from lightning_adastate.rollouts.base import generated_chunks
+from lightning_adastate.schedules.base import denoise_passes
 from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.training.one_loss import Draws, OneLoss
 from lightning_adastate.training.parallel import (
@@ -140,10 +141,8 @@ class ODERegression(OneLoss):
             return [every] * num_chunks
         found = []
         for chunk in range(num_chunks):
-            passes = self.generator.schedule.passes(chunk)
-            steps = [one for one in passes if one.kind == "denoise"]
             matched = []
-            for one in steps:
+            for one in denoise_passes(self.generator.schedule.passes(chunk)):
                 gaps = [abs(sigma - one.sigma) for sigma in sigmas[:-1]]
                 nearest = gaps.index(min(gaps))
                 if gaps[nearest] > SAME_SIGMA:

@@ -16,6 +16,7 @@ from lightning_adastate.backbones.masks import diffusion_forcing_mask, teacher_f
 from lightning_adastate.flow import NUM_TIMESTEPS, shift_sigma
 from lightning_adastate.losses import Velocity
 from lightning_adastate.schedules import Schedule
+from lightning_adastate.schedules.base import denoise_passes
 from lightning_adastate.streaming.streamer import Streamer
 
 Reads = Literal["window", "all"]
@@ -79,8 +80,8 @@ def guided(positive: Velocity, negative: Velocity | None, guidance: float) -> Ve
 
 def stream_sigmas(schedule: Schedule) -> tuple[float, ...]:
     """Return every noise level at which the schedule denoises, in chunk 0 or later, falling."""
-    passes = [*schedule.passes(0), *schedule.passes(1)]
-    return tuple(sorted({one.sigma for one in passes if one.kind == "denoise"}, reverse=True))
+    passes = denoise_passes([*schedule.passes(0), *schedule.passes(1)])
+    return tuple(sorted({one.sigma for one in passes}, reverse=True))
 
 
 def ode_sigmas(steps: int, shift: float, stops: Sequence[float]) -> tuple[float, ...]:

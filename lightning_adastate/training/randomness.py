@@ -23,3 +23,9 @@ def fold_seed(*parts: int | str) -> int:
 def generator_of(*parts: int | str) -> torch.Generator:
     """Return a CPU generator seeded from ``parts``."""
     return torch.Generator().manual_seed(fold_seed(*parts))
+
+
+def stream_ids_of(rank: int, count: int) -> tuple[int, ...]:
+    """Return identities for a rank's streams that no other rank's have."""
+    first = rank * 2**32
+    return tuple(range(first, first + count))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from lightning_adastate.backbones import Backbone
-from lightning_adastate.schedules.base import Pass
+from lightning_adastate.schedules.base import Pass, denoise_passes
 from lightning_adastate.streaming.commit import KVGradient
 from lightning_adastate.streaming.denoise import Taught
 from lightning_adastate.streaming.streamer import Streamer
@@ -103,8 +103,3 @@ class RecurrentFlowMatching(TeacherForcing):
         """Draw the pass a chunk leaves at, the same on all ranks. A first chunk of other passes leaves at any."""
         shares = self.exit_shares if len(self.exit_shares) == num_passes else [1.0] * num_passes
         return int(torch.multinomial(torch.tensor(shares), 1, generator=draws.global_rng))
-
-
-def denoise_passes(passes: Sequence[Pass]) -> list[Pass]:
-    """Return the passes of a chunk that predict."""
-    return [each for each in passes if each.kind == "denoise"]

@@ -35,7 +35,7 @@ from lightning_adastate.training.networks import (
 )
 from lightning_adastate.training.optimization import build_optimizer
 from lightning_adastate.training.persistent import PersistentStreamModule
-from lightning_adastate.training.randomness import fold_seed, generator_of
+from lightning_adastate.training.randomness import fold_seed, generator_of, stream_ids_of
 from lightning_adastate.training.trainers import trainer_of
 from lightning_adastate.training.turns import CriticPrompts, Turns
 from lightning_adastate.types import VideoBatch
@@ -299,7 +299,7 @@ class SelfForcing(PersistentStreamModule):
             context_frames=self.context_frames,
             latent_shape=self.codec.latent_shape(*self.frame_size),
             seed=fold_seed(self.seed, self.batches_seen, phase),
-            stream_ids=tuple(self.global_rank * 2**32 + row for row in range(text_BSD.shape[0])),
+            stream_ids=stream_ids_of(self.global_rank, len(text_BSD)),
             rank_rng=lambda what: self.generator_for(f"{phase} {what}"),
             global_rng=lambda what: self.generator_for(f"{phase} {what}", all_ranks_alike=True),
             exit_of=None,

@@ -16,6 +16,7 @@ from lightning_adastate.backbones import Backbone
 from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.training.one_loss import Draws
 from lightning_adastate.training.pretraining import Pretraining
+from lightning_adastate.training.randomness import stream_ids_of
 from lightning_adastate.types import StreamState
 
 
@@ -80,12 +81,11 @@ class TeacherForcing(Pretraining, ABC):
         self, streamer: Streamer, latents_BFCHW: Tensor, text_BSD: Tensor, draws: Draws
     ) -> StreamState:
         """Begin a stream for every clip, with noise of its own."""
-        first = self.global_rank * 2**32
         return streamer.start(
             text_BSD,
             latent_shape=(latents_BFCHW.shape[2], latents_BFCHW.shape[3], latents_BFCHW.shape[4]),
             seed=draws.stream,
-            stream_ids=range(first, first + len(latents_BFCHW)),
+            stream_ids=stream_ids_of(self.global_rank, len(latents_BFCHW)),
         )
 
     def draw_context_noise(self, like_BFCHW: Tensor, draws: Draws) -> Tensor | None:

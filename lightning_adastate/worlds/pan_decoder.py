@@ -26,6 +26,10 @@ class PanReading(NamedTuple):
     color_BF3: Tensor
     contrast_BF: Tensor
 
+    def first(self, num_frames: int) -> PanReading:
+        """Return what the video's first frames show."""
+        return PanReading(*(each[:, :num_frames] for each in self))
+
 
 def hero_mask(world: PanWorld) -> Tensor:
     """Return ``[H, W]``, true where the hero stands."""

@@ -272,7 +272,8 @@ def test_the_recipes_run_from_trajectories_to_a_stream(frame_wise):
         assert main(["fit", f"--config={recipe}", *args]) == 0
         (last,) = Path("runs").glob(f"{folder}/version_*/checkpoints/last.ckpt")
         assert main(["validate", f"--config={recipe}", *args[:-1], f"--ckpt_path={last}"]) == 0
-        assert main(["predict", f"--config={recipe}", *args[:-1], f"--ckpt_path={last}"]) == 0
+        seen = [f"--ckpt_path={last}", f"--prediction.folder={folder}-videos"]
+        assert main(["predict", f"--config={recipe}", *args[:-1], *seen]) == 0
         stream = ["--generation.prompts=drifting slowly west", "--generation.num_chunks=2"]
         film = [f"--generation.output={folder}.mp4", f"--generation.weights={last}"]
         asked = ["generate", f"--config={recipe}", *size[:1], *chunk, *stream, *film]

@@ -12,7 +12,7 @@ KEPT, LOST, NEVER = HeroCycle(3, 9, True), HeroCycle(12, 18, False), HeroCycle(2
 
 
 def arm(*cycles):
-    return Arm(None, {}, cycles)
+    return Arm(None, None, {}, cycles)
 
 
 ARMS = {"one": arm([KEPT, LOST], [KEPT, NEVER], []), "two": arm([LOST])}
