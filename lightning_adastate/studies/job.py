@@ -21,7 +21,7 @@ from lightning_adastate.analysis.attention import probe_attention
 from lightning_adastate.evaluation.arms import Variation
 from lightning_adastate.evaluation.comparison import compare
 from lightning_adastate.evaluation.tables import write_csv
-from lightning_adastate.files import save_tensors, write_text
+from lightning_adastate.files import partial_path, save_tensors, write_text
 from lightning_adastate.media.video import to_uint8
 from lightning_adastate.recipes.comparison import load_comparison
 from lightning_adastate.recipes.loading import load_module
@@ -191,7 +191,7 @@ def newest_checkpoint(folder: Path) -> Path | None:
 
 def keep_weights(trainer: Trainer, path: Path) -> None:
     """Write the generator's average, or the generator where there is none, with its anchor's own parameters."""
-    whole = path.with_name(".last.ckpt")
+    whole = partial_path(path)
     trainer.save_checkpoint(whole, weights_only=True)
     weights = read_checkpoint(whole)["state_dict"]
     whole.unlink()

@@ -60,11 +60,8 @@ def read_training(path: str | Path) -> Mapping[str, object]:
     """
     sharded = Path(path).is_dir()
     found = unpickle(Path(path) / SHARDED if sharded else path, mmap=True)
-    if (
-        not isinstance(found, dict)
-        or "loops" not in found
-        or not (sharded or "state_dict" in found)
-    ):
+    needed = {"loops"} if sharded else {"loops", "state_dict", "optimizer_states"}
+    if not isinstance(found, dict) or not needed <= found.keys():
         raise ValueError(
             f"{str(path)!r} holds no training to resume; to start from weights use `--model.weights`"
         )

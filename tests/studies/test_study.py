@@ -162,7 +162,8 @@ def test_a_lock_is_held_alone(tmp_path):
 
 
 def test_a_checkpoint_that_is_cut_short_is_passed_over(tmp_path):
-    torch.save({"state_dict": {}, "loops": {}}, tmp_path / "whole.ckpt")
+    whole = {"state_dict": {}, "loops": {}, "optimizer_states": []}
+    torch.save(whole, tmp_path / "whole.ckpt")
     cut = (tmp_path / "whole.ckpt").read_bytes()[:100]
     (tmp_path / "last.ckpt").write_bytes(cut)
     assert newest_checkpoint(tmp_path) == tmp_path / "whole.ckpt"

@@ -10,7 +10,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from training_toy import ClipData, flow_matching, trainer
 
-from lightning_adastate.training.resuming import newest_checkpoint
+from lightning_adastate.training.resuming import newest_checkpoint, read_training
 
 
 def recipe(**init_args):
@@ -113,3 +113,15 @@ def test_an_option_that_a_later_version_added_makes_no_other_run(leave, tmp_path
     del older["model"]["init_args"]["noise"]
     path = leave("version_0/checkpoints/last.ckpt", yaml.safe_dump(older))
     assert newest_checkpoint(*run_in(tmp_path)) == path
+
+
+def test_a_checkpoint_of_weights_alone_is_passed_over_and_named_as_such(leave, tmp_path):
+    """Lightning's `save_weights_only` leaves loops in the file, but no optimiser to go on with."""
+    whole = leave("version_0/checkpoints/last.ckpt")
+    newer = leave("version_0/checkpoints/weights.ckpt")
+    kept = torch.load(newer, weights_only=True)
+    del kept["optimizer_states"]
+    torch.save(kept, newer)
+    assert newest_checkpoint(*run_in(tmp_path)) == whole
+    with pytest.raises(ValueError, match="holds no training to resume; .* `--model.weights`"):
+        read_training(newer)
