@@ -219,7 +219,7 @@ def test_attention_kernels_are_compared_with_float64(script, monkeypatch):
     assert [row.cached_frames for row in rows] == [3, 6, None]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_flex_attention_is_compared_under_the_causal_mask(script):
     rows, own = script("attention").measure(attention_arguments(keys=[], tokens=50))
     assert [row.attention for row in rows] == ["sdpa", "flex"]
@@ -244,7 +244,7 @@ def test_every_chunk_of_a_full_window_allocates_the_same(script):
     assert row["difference"] == 0.0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_compiled_chunk_allocates_less_and_equals_the_plain_one(script):
     modes = ["eager", "compiled"]
     found = script("allocations").measure("tiny", 3, "state", modes, CPU, "float32")

@@ -23,10 +23,8 @@ TOYS = ("adastate", "causal", "continued", "noised_data", "ode", "teacher")
     "recipe",
     [
         "toy/ode",
-        *(
-            pytest.param(name, marks=pytest.mark.slow)
-            for name in (*(f"toy/{n}" for n in TOYS), *(f"wan1.3b/{n}" for n in LARGE))
-        ),
+        *(pytest.param(f"toy/{name}", marks=pytest.mark.slow) for name in TOYS),
+        *(pytest.param(f"wan1.3b/{name}", marks=pytest.mark.nightly) for name in LARGE),
     ],
 )
 def test_a_recipe_has_a_plan_and_leaves_no_file(recipe, tmp_path, monkeypatch):

@@ -213,8 +213,14 @@ def test_two_processes_share_the_videos_and_one_finishes_what_they_left():
     assert "1 videos written to one" in run.communicate(timeout=300)[0]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.parametrize(
+    "sign",
+    [
+        pytest.param(signal.SIGKILL, marks=pytest.mark.slow),
+        pytest.param(signal.SIGINT, marks=pytest.mark.nightly),
+        pytest.param(signal.SIGTERM, marks=pytest.mark.nightly),
+    ],
+)
 def test_a_run_that_is_stopped_leaves_whole_videos_and_the_next_makes_the_others(sign):
     more = ["--data.num_chunks=60", "--data.samples=4", "--prediction.folder=made"]
     run = start(*more)

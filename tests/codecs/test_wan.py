@@ -206,7 +206,7 @@ def test_bfloat16_works_and_gives_float32(folder, latents):
     assert (half - expected).abs().mean() < 0.01
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_compiled_passes_decode_the_same(folder, latents):
     eager, compiled = WanCodec(folder), WanCodec(folder, compile_passes="steady")
     expected, _ = eager.decode(latents[:, :6], {})

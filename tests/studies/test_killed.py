@@ -35,7 +35,7 @@ GRID = {
 MINUTES = 5
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_study_goes_on_and_ends_where_an_undisturbed_one_does(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "grid.yaml").write_text(json.dumps(GRID))

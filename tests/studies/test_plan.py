@@ -185,7 +185,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained(tmp_path, optio
         Study(grid(**{**ONE, **options}), tmp_path).plan()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_page_s_grids_can_be_planned(tmp_path):
     page = Path(lightning_adastate.__file__).parent.parent / "docs" / "ablate.md"
     whole, stages = re.findall(r"```yaml\n(.*?)```", page.read_text(), re.DOTALL)
