@@ -139,3 +139,14 @@ class GracefulStop(Callback):
                 self._silenced.append((callback, callback.save_top_k, callback.save_last))
                 callback.save_top_k, callback.save_last = 0, False
         stop_now(trainer)
+
+
+def graceful_stops(trainer: Trainer) -> list[GracefulStop]:
+    """Return the callbacks of a trainer that stop it; a fit with one of our modules has one."""
+    return [each for each in trainer.callbacks if isinstance(each, GracefulStop)]  # type: ignore[attr-defined]
+
+
+def stopped_by(trainer: Trainer) -> signal.Signals | None:
+    """Return the signal after which a trainer's last fit was saved and stopped; ``None`` if it was not."""
+    signals = (stop.stopped_by for stop in graceful_stops(trainer))
+    return next((each for each in signals if each is not None), None)

@@ -12,7 +12,7 @@ from types import FrameType
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from lightning_adastate.callbacks import GracefulStop
+from lightning_adastate.callbacks.graceful_stop import stopped_by
 from lightning_adastate.training.trainers import where_to_go_on
 
 
@@ -26,7 +26,7 @@ def told_of_signals(trainer: Trainer) -> Iterator[None]:
     try:
         with _sigterm_raises():
             yield
-        number = stopped_by(trainer)
+        number = stopped_by(trainer)  # it has said so itself
     except SIGTERMException:
         number = signal.SIGTERM
         _tell(trainer, number)
@@ -57,12 +57,6 @@ def _sigterm_raises() -> Iterator[None]:
 def _raise(number: int, frame: FrameType | None) -> None:
     del number, frame
     raise SIGTERMException
-
-
-def stopped_by(trainer: Trainer) -> signal.Signals | None:
-    """Return the signal after which a fit was saved and stopped; it has said so itself."""
-    stops = [each for each in trainer.callbacks if isinstance(each, GracefulStop)]  # type: ignore[attr-defined]
-    return next((stop.stopped_by for stop in stops if stop.stopped_by is not None), None)
 
 
 def _tell(trainer: Trainer, number: signal.Signals) -> None:

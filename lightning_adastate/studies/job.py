@@ -18,6 +18,7 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_adastate.analysis.attention import probe_attention
+from lightning_adastate.callbacks.graceful_stop import stopped_by
 from lightning_adastate.evaluation.arms import Variation
 from lightning_adastate.evaluation.comparison import compare
 from lightning_adastate.evaluation.tables import write_csv
@@ -34,9 +35,6 @@ from lightning_adastate.training.resuming import read_training
 
 SHOWN_EPISODES = 4
 """Episodes whose videos are kept for the report."""
-
-STOPPED = "stopped.ckpt"
-"""What ``GracefulStop`` leaves."""
 
 STEP_FILE = "step"
 SECONDS_BETWEEN_STEPS = 2.0
@@ -155,9 +153,9 @@ def train(training: Training, *, keep_checkpoints: bool = False) -> None:
         options["callbacks"] = [*options["callbacks"], StepFile(folder / STEP_FILE)]
         trainer = Trainer(**options)
         resumed = newest_checkpoint(folder)
-        begin, since = time.monotonic(), time.time_ns()
+        begin = time.monotonic()
         trainer.fit(recipe.module, recipe.data, ckpt_path=resumed, weights_only=True)
-        if any(path.stat().st_mtime_ns > since for path in folder.rglob(STOPPED)):
+        if stopped_by(trainer) is not None:
             raise RuntimeError(
                 f"stopped by a signal after step {trainer.global_step}; run the study again, it goes on from there"
             )

@@ -7,15 +7,14 @@ from pathlib import Path
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from lightning_adastate.callbacks.graceful_stop import GracefulStop
+from lightning_adastate.callbacks.graceful_stop import graceful_stops
 
 
 def checkpoint_folders(trainer: Trainer) -> list[Path]:
     """Return the folders in which a trainer's runs leave checkpoints: all versions', where they are numbered."""
     callbacks = [c for c in trainer.checkpoint_callbacks if isinstance(c, ModelCheckpoint)]
     named = [c.dirpath for c in callbacks] or [trainer.default_root_dir]
-    stops = [each for each in trainer.callbacks if isinstance(each, GracefulStop)]  # type: ignore[attr-defined]
-    named += [stop.folder for stop in stops if stop.folder is not None]
+    named += [stop.folder for stop in graceful_stops(trainer) if stop.folder is not None]
     folders = [Path(folder) for folder in named if folder is not None]
     if None in named:
         folders += _folders_of_versions(trainer)

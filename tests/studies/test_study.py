@@ -3,14 +3,17 @@
 import csv
 import fcntl
 import json
+import os
+import signal
 
 import pytest
 import torch
+from lightning.pytorch import Callback
 from safetensors.torch import load_file
 
 from lightning_adastate.__main__ import main
 from lightning_adastate.studies.grid import Grid, Scoring
-from lightning_adastate.studies.job import locked, newest_checkpoint
+from lightning_adastate.studies.job import locked, newest_checkpoint, train
 from lightning_adastate.studies.launch import sentence_of
 from lightning_adastate.studies.study import Study
 from lightning_adastate.weights.files import find_weights
@@ -26,6 +29,13 @@ TINY = {
 SHORT = Scoring(episodes=3, horizons=[9, 12])
 UNTRAINED = {"stages": []}
 TWO = ["toy/causal", "toy/adastate"]
+
+
+class Sigterm(Callback):
+    """Send one, as a cluster does that takes the machine away."""
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def study(folder, **options):
@@ -130,6 +140,21 @@ def test_what_is_there_is_not_made_again_and_weights_move(tmp_path, monkeypatch)
     assert [path.name for path in tmp_path.iterdir()] == [
         "out"
     ]  # nothing in the working directory
+
+
+@pytest.mark.slow
+def test_a_training_that_a_signal_stopped_is_not_done(tmp_path):
+    stop = {"class_path": "GracefulStop", "init_args": {"filename": "mine.ckpt"}}
+    settings = {
+        **TINY,
+        "trainer.max_steps": 3,
+        "trainer.callbacks": [stop, {"class_path": f"{__name__}.Sigterm"}],
+    }
+    (training,) = study(tmp_path, settings=settings, arms={"one": {}}).plan().trainings.values()
+    with pytest.raises(RuntimeError, match="stopped by a signal after step 1; run the study again"):
+        train(training)
+    assert not training.done
+    assert list(training.folder.rglob("mine.ckpt"))
 
 
 @pytest.mark.slow
