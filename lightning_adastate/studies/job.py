@@ -31,7 +31,7 @@ from lightning_adastate.streaming import PixelStreaming
 from lightning_adastate.studies.plan import DONE, Scores, Training
 from lightning_adastate.studies.planner import scoring_overrides
 from lightning_adastate.training.configuration import read_checkpoint
-from lightning_adastate.training.resuming import read_training
+from lightning_adastate.training.resuming import whole_checkpoints
 
 SHOWN_EPISODES = 4
 """Episodes whose videos are kept for the report."""
@@ -177,14 +177,7 @@ def train(training: Training, *, keep_checkpoints: bool = False) -> None:
 
 def newest_checkpoint(folder: Path) -> Path | None:
     """Return the newest checkpoint that a training can go on from; one that is cut short does not count."""
-    found = sorted(folder.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns, reverse=True)
-    for path in found:
-        try:
-            read_training(path)
-        except ValueError:  # written half when the machine went down; an older one is whole
-            continue
-        return path
-    return None
+    return next((path for path, _ in whole_checkpoints(folder.rglob("*.ckpt"))), None)
 
 
 def keep_weights(trainer: Trainer, path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib
 import logging
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import yaml
@@ -83,16 +83,9 @@ def newest_checkpoint(trainer: Trainer, module: StreamModule) -> Path:
     """
     folders = checkpoint_folders(trainer)
     where = ", ".join(f"'{folder}'" for folder in folders)
-    found = sorted(
-        {path for folder in folders for path in folder.glob("*.ckpt")}, key=_written, reverse=True
-    )
+    found = {path for folder in folders for path in folder.glob("*.ckpt")}
     others: list[str] = []
-    for path in found:
-        try:
-            checkpoint = read_training(path)
-        except ValueError as problem:
-            log.warning("passed over: %s", problem)
-            continue
+    for path, checkpoint in whole_checkpoints(found):
         difference = _difference(module.recipe_text, checkpoint.get(CONFIG_KEY))
         if difference is None:
             return path
@@ -106,6 +99,20 @@ def newest_checkpoint(trainer: Trainer, module: StreamModule) -> Path:
     raise ValueError(
         f"`ckpt_path` is last, and there is no {what} in {where}; to begin, leave it away"
     )
+
+
+def whole_checkpoints(paths: Iterable[Path]) -> Iterator[tuple[Path, Mapping[str, object]]]:
+    """Yield checkpoints that a training can go on from, the newest first, without their weights' bytes.
+
+    Those that are cut short, as when the machine went down, are passed over with a warning.
+    """
+    for path in sorted(paths, key=_written, reverse=True):
+        try:
+            checkpoint = read_training(path)
+        except ValueError as problem:
+            log.warning("passed over: %s", problem)
+            continue
+        yield path, checkpoint
 
 
 def _written(path: Path) -> tuple[int, str]:
