@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import time
 from collections.abc import Iterator, Mapping
@@ -15,6 +14,7 @@ from typing import Any
 
 import torch
 import yaml
+from filelock import FileLock
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lightning_adastate.analysis.attention import probe_attention
@@ -102,8 +102,7 @@ def locked(folder: Path) -> Iterator[None]:
     The lock goes with the process that holds it, however it ends.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as handle:
-        fcntl.flock(handle, fcntl.LOCK_EX)
+    with FileLock(folder / ".lock", is_singleton=False):
         yield
 
 
