@@ -8,7 +8,7 @@ import contextlib
 import json
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning_adastate.analysis.attention import probe_attention
 from lightning_adastate.callbacks.graceful_stop import stopped_by
 from lightning_adastate.evaluation.arms import Variation
-from lightning_adastate.evaluation.comparison import compare
 from lightning_adastate.evaluation.tables import write_csv
 from lightning_adastate.files import partial_path, save_tensors, write_text
 from lightning_adastate.media.video import to_uint8
@@ -207,15 +206,8 @@ def score(scoring: Scores) -> None:
         write_text(config, yaml.safe_dump({"model": dict(scoring.model)}, sort_keys=False))
         module = load_module(str(config), weights=scoring.weights)
         comparison = load_comparison(settings.compare, scoring_overrides(settings))
-        compared = compare(
-            module,
-            comparison.world,
-            {"arm": Variation()},
-            episodes=settings.episodes,
-            horizons=settings.horizons,
-            num_given=comparison.num_given,
-            seed=settings.seed,
-        )
+        comparison = replace(comparison, module=module, probe=None)
+        compared = comparison.run({"arm": Variation()})
         write_csv(compared.arms, folder / "scores.csv")
         videos = {
             "video": to_uint8(compared.arms["arm"].video_BFCHW[:SHOWN_EPISODES].flatten(0, 1)),
