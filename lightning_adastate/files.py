@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import glob
+import hashlib
 import os
 import re
 import shutil
@@ -18,11 +20,21 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
+BLOCK = 1 << 20
+"""Bytes of a file that are read at a time."""
+
 
 def partial_path(path: str | Path) -> Path:
     """Return where the file or folder at ``path`` is written until it is whole: beside it, hidden."""
     target = Path(path)
     return target.with_name(f".{target.name}.{os.getpid()}.partial")
+
+
+def remove_partials(path: str | Path) -> None:
+    """Remove what killed processes left of a file. For the one process that may write it."""
+    target = Path(path)
+    for partial in target.parent.glob(f".{glob.escape(target.name)}.*.partial"):
+        partial.unlink(missing_ok=True)
 
 
 def put_in_place(partial: Path, target: Path) -> None:
@@ -117,6 +129,15 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
             partial.rename(target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
+
+
+def content_mark(path: str | Path) -> str:
+    """Return a short hash of a file's content."""
+    digest = hashlib.sha256()
+    with Path(path).open("rb") as handle:
+        while block := handle.read(BLOCK):
+            digest.update(block)
+    return digest.hexdigest()[:16]
 
 
 def write_text(path: str | Path, text: str) -> None:

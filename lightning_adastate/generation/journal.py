@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import glob
 import json
 import reprlib
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 from safetensors import SafetensorError, safe_open
 
-from lightning_adastate.files import save_tensors
+from lightning_adastate.files import remove_partials, save_tensors
 from lightning_adastate.generation.outputs import Made
 from lightning_adastate.generation.settings import UNKNOWN, Setting
 from lightning_adastate.streaming.state_file import load_stream_state, pack_stream_state
@@ -45,8 +44,7 @@ class Journal:
         Raises:
             ValueError: If the file is no journal.
         """
-        begun = self._read()["settings"]
-        assert isinstance(begun, dict)
+        begun, _ = self._read()
         for name, value in self.settings.items():
             old = begun.get(name)
             if name == UNKNOWN:
@@ -64,9 +62,7 @@ class Journal:
         Raises:
             ValueError: If the file is no journal.
         """
-        made = self._read()["made"]
-        assert isinstance(made, list)
-        return Made(*made)
+        return self._read()[1]
 
     def load(self, device: torch.device) -> StreamState:
         """Return the state to go on from. Call ``Streamer.resume`` on it."""
@@ -90,17 +86,17 @@ class Journal:
     def remove(self) -> None:
         """Say that the output is finished; what killed processes left of their journals goes as well."""
         self.path.unlink(missing_ok=True)
-        for left in self.path.parent.glob(f".{glob.escape(self.path.name)}.*.partial"):
-            left.unlink(missing_ok=True)
+        remove_partials(self.path)
 
-    def _read(self) -> dict[str, object]:
+    def _read(self) -> tuple[dict[str, Setting], Made]:
+        """Return the settings it was begun with, and how much of the output belongs to its state."""
         try:
             with safe_open(self.path, framework="pt") as handle:
                 metadata = handle.metadata() or {}
-            note: dict[str, object] = json.loads(metadata["journal"])
+            note = json.loads(metadata["journal"])
+            return note["settings"], Made(*note["made"])
         except (OSError, SafetensorError, KeyError, ValueError) as error:
             raise ValueError(
                 f"'{self.path}' does not say how '{self.output}' was begun; "
                 "`--generation.overwrite` starts anew"
             ) from error
-        return note

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 from pathlib import Path
 from typing import TypeAlias
 
 import torch
 
+from lightning_adastate.files import content_mark
 from lightning_adastate.generation.opening import Beginning, video_options
 from lightning_adastate.generation.options import Generation
 from lightning_adastate.generation.timeline import read_lines
@@ -19,9 +19,6 @@ Setting: TypeAlias = str | int | float | bool | list["Setting"] | dict[str, "Set
 
 UNKNOWN = "unknown"
 """Name of the setting that says why nobody can tell whether two runs are the same."""
-
-BLOCK = 1 << 20
-"""Bytes of a file that are read at a time."""
 
 
 def settings_of(
@@ -40,8 +37,8 @@ def settings_of(
         "prompts": list(beginning.prompts or []),
         "seed": generation.seed if beginning.saved is not None else generation.seed or 0,
         "num_chunks": beginning.num_chunks,
-        "start": _mark(generation.start),
-        "state_in": _mark(generation.state_in),
+        "start": generation.start and content_mark(generation.start),
+        "state_in": generation.state_in and content_mark(generation.state_in),
         "timeline": _timeline(beginning),
         "latents": generation.latents and Path(generation.latents).name,
         **options._asdict(),
@@ -70,14 +67,3 @@ def _timeline(beginning: Beginning) -> list[Setting]:
         }
         for change in beginning.timeline
     ]
-
-
-def _mark(path: str | None) -> str | None:
-    """Return a short hash of a file's content."""
-    if path is None:
-        return None
-    digest = hashlib.sha256()
-    with Path(path).open("rb") as file:
-        while block := file.read(BLOCK):
-            digest.update(block)
-    return digest.hexdigest()[:16]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from lightning_adastate.files import content_mark
 from lightning_adastate.weights.files import find_weights
 
 PACKAGE = Path(__file__).parent.parent
@@ -125,11 +126,7 @@ def file_mark(path: Path) -> str:
 @cache
 def _file_mark(path: Path, size: int, changed: int) -> str:
     del size, changed  # part of the key: a file that changed is read again
-    digest = hashlib.sha256()
-    with path.open("rb") as handle:
-        while block := handle.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()[:16]
+    return content_mark(path)
 
 
 def folder_mark(folder: Path) -> str:
