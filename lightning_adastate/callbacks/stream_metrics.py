@@ -73,21 +73,17 @@ class StreamMetrics(PeriodicScores):
 
     def scores(self, trainer: Trainer, module: PixelStreaming) -> dict[str, float]:
         """Stream, and return the means of the scores that mean something."""
-        chunks = [
-            module.codec.pixel_frames(module.streamer.schedule.frames_of(0)),
-            module.codec.temporal_stride * module.streamer.schedule.chunk_frames,
-        ]
+        first = module.codec.pixel_frames(module.streamer.schedule.frames_of(0))
+        has_seams = module.chunk_video_frames > 1
         metrics = VideoMetrics(
-            first_chunk_frames=chunks[0] if chunks[1] > 1 else None,
-            chunk_frames=chunks[1] if chunks[1] > 1 else None,
+            first_chunk_frames=first if has_seams else None,
+            chunk_frames=module.chunk_video_frames if has_seams else None,
             window_frames=self.window_frames,
         )
         recorder = CurveRecorder()
         state = module.open_stream(self.prompts, seed=self.seed)
         with contextlib.ExitStack() as stack:
-            videos = [
-                stack.enter_context(writer) for writer in self._writers(trainer, module, chunks[1])
-            ]
+            videos = [stack.enter_context(video) for video in self._writers(trainer, module)]
             for made in module.stream(state, self.num_chunks):
                 recorder.append(made.video_BFCHW)
                 for row, video in enumerate(videos):
@@ -96,9 +92,7 @@ class StreamMetrics(PeriodicScores):
         means = metrics.compute()
         return {name: value.item() for name, value in means.items() if not value.isnan()}
 
-    def _writers(
-        self, trainer: Trainer, module: PixelStreaming, chunk_frames: int
-    ) -> Iterator[VideoWriter]:
+    def _writers(self, trainer: Trainer, module: PixelStreaming) -> Iterator[VideoWriter]:
         """Yield a video for each stream, or nothing."""
         if self.keep != "videos" or not trainer.is_global_zero:
             return
@@ -106,7 +100,8 @@ class StreamMetrics(PeriodicScores):
         scale = watchable_scale(module.frame_size[0])
         for row in range(len(self.prompts)):
             path = folder / f"stream-{row:02d}.mp4"
-            yield VideoWriter(path, fps=self.fps, scale=scale, chunk_frames=chunk_frames)
+            frames = module.chunk_video_frames
+            yield VideoWriter(path, fps=self.fps, scale=scale, chunk_frames=frames)
 
     def folder(self, trainer: Trainer) -> Path:
         """Return where the videos of this step go."""

@@ -28,9 +28,8 @@ from lightning_adastate.media.video import (
     Quality,
     VideoWriter,
     check_fps,
-    check_picture,
+    picture_scale,
     read_comment,
-    watchable_scale,
 )
 from lightning_adastate.streaming.pipeline import PixelStreaming
 from lightning_adastate.weights.fingerprint import weights_fingerprint
@@ -120,11 +119,7 @@ class VideoPredictionWriter(BasePredictionWriter):
             raise ValueError(  # noqa: TRY004, as every other mistake here
                 f"a {type(pl_module).__name__} streams no pixels, so there are no videos to write"
             )
-        height, width = pl_module.frame_size
-        self._scale = self.upscale or (
-            1 if self.quality == "lossless" else watchable_scale(height)
-        )
-        check_picture(height, width, self._scale)
+        self._scale = picture_scale(pl_module.frame_size, self.quality, self.upscale)
         self._new_folders = missing_folders(self.folder / "video")
         make_folder(self.folder)
         make_folder(self.folder.absolute().parent)  # where unfinished videos wait
@@ -136,8 +131,7 @@ class VideoPredictionWriter(BasePredictionWriter):
             ValueError: If a component has no stable description.
         """
         assert isinstance(pl_module, PixelStreaming)
-        schedule, codec = pl_module.streamer.schedule, pl_module.codec
-        self._chunk_frames = codec.temporal_stride * schedule.chunk_frames
+        self._chunk_frames = pl_module.chunk_video_frames
         self._settings = settings_digest(pl_module, self.fps, self._scale, self.quality)
         self._rank = trainer.global_rank
         self.num_made = self.num_found = 0

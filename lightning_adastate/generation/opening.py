@@ -20,7 +20,7 @@ from lightning_adastate.generation.timeline import (
     read_timeline,
 )
 from lightning_adastate.media.reading import read_video
-from lightning_adastate.media.video import check_picture, watchable_scale
+from lightning_adastate.media.video import picture_scale
 from lightning_adastate.streaming.pipeline import PixelStreaming
 from lightning_adastate.streaming.state_file import load_stream_state
 from lightning_adastate.types import StreamState
@@ -178,9 +178,5 @@ def read_start(module: PixelStreaming, path: str) -> Tensor:
 
 def video_options(module: PixelStreaming, generation: Generation) -> VideoOptions:
     """Return how the video is written."""
-    scale = generation.upscale
-    if scale is None:
-        scale = 1 if generation.quality == "lossless" else watchable_scale(module.frame_size[0])
-    check_picture(*module.frame_size, scale)
-    frames = module.codec.temporal_stride * module.streamer.schedule.chunk_frames
-    return VideoOptions(generation.fps, scale, generation.quality, frames)
+    scale = picture_scale(module.frame_size, generation.quality, generation.upscale)
+    return VideoOptions(generation.fps, scale, generation.quality, module.chunk_video_frames)

@@ -75,6 +75,18 @@ def check_picture(height: int, width: int, scale: int) -> None:
         )
 
 
+def picture_scale(size: tuple[int, int], quality: Quality, upscale: int | None = None) -> int:
+    """Return by how much pictures are enlarged: as is asked for, or a preview so that a person can watch it.
+
+    Raises:
+        ValueError: If a side is then longer than the format allows.
+    """
+    if upscale is None:
+        upscale = 1 if quality == "lossless" else watchable_scale(size[0])
+    check_picture(*size, upscale)
+    return upscale
+
+
 class VideoWriter:
     """Append frames to an mp4 file that can be watched while it grows.
 

@@ -61,6 +61,11 @@ class PixelStreaming:
     def device(self) -> torch.device:
         """Return where it generates."""
 
+    @property
+    def chunk_video_frames(self) -> int:
+        """Return how many pixel frames a chunk shows that is not the stream's first."""
+        return self.codec.temporal_stride * self.streamer.schedule.chunk_frames
+
     @torch.no_grad()
     def open_stream(
         self,
