@@ -11,7 +11,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from lightning_adastate.evaluation.bootstrap import Interval, seed_bootstrap
+from lightning_adastate.evaluation.bootstrap import seed_bootstrap
 
 SCORES = ("id_bias", "displacement", "hero", "loc_err")
 BASELINE = "none"
@@ -50,12 +50,6 @@ def by_length(folders: list[Path], arm: str) -> dict[str, tuple[int, int]]:
     return {name: (int(rows.kept[mask].sum()), int(mask.sum())) for name, mask in lengths.items()}
 
 
-def say(interval: Interval, sign: str = "") -> str:
-    """Write a mean and its interval."""
-    mean, low, high = interval
-    return f"{mean:{sign}.2f} [{low:{sign}.2f}, {high:{sign}.2f}]"
-
-
 def main() -> None:
     """Print Markdown."""
     folders = [Path(name) for name in sys.argv[1:]]
@@ -64,18 +58,15 @@ def main() -> None:
     for frames in sorted(frame.frames.unique()):
         print(f"\n| {frames} frames | " + " | ".join(SCORES) + " |")
         print("|---" * (len(SCORES) + 1) + "|")
-        for arm in arms:
-            cells = [say(seed_bootstrap(table_of(frame, arm, frames, name))) for name in SCORES]
+        tables = {arm: [table_of(frame, arm, frames, name) for name in SCORES] for arm in arms}
+        for arm, scores in tables.items():
+            cells = [seed_bootstrap(score).text(".2f") for score in scores]
             print(f"| {arm} | " + " | ".join(cells) + " |")
-        for arm in arms:
+        for arm, scores in tables.items():
             if arm == BASELINE:
                 continue
-            cells = []
-            for name in SCORES:
-                difference = table_of(frame, arm, frames, name) - table_of(
-                    frame, BASELINE, frames, name
-                )
-                cells.append(say(seed_bootstrap(difference), "+"))
+            pairs = zip(scores, tables[BASELINE], strict=True)
+            cells = [seed_bootstrap(score - base).text("+.2f") for score, base in pairs]
             print(f"| {arm} - {BASELINE} | " + " | ".join(cells) + " |")
     print("\n| hides of the whole stream | kept, seed by seed | share | by frames away |")
     print("|---|---|---|---|")

@@ -16,6 +16,15 @@ class Interval(NamedTuple):
     low: float
     high: float
 
+    @property
+    def sure(self) -> bool:
+        """Whether it leaves out zero."""
+        return self.low > 0 or self.high < 0
+
+    def text(self, form: str, between: str = " ") -> str:
+        """Write the mean, and the interval in brackets, each number in the form ``form``."""
+        return f"{self.mean:{form}}{between}[{self.low:{form}}, {self.high:{form}}]"
+
 
 def paired_bootstrap(
     treated_B: Tensor, control_B: Tensor, *, num_resamples: int = 4000, seed: int = 0

@@ -126,9 +126,8 @@ def _differences(treated: PanScores, control: PanScores, shown: Sequence[str]) -
             cells.append("too few")
             continue
         interval = paired_bootstrap(*pair)
-        sure = interval.low > 0 or interval.high < 0
-        text = f"{interval.mean:+.2f}\n[{interval.low:+.2f}, {interval.high:+.2f}]"
-        cells.append(f"[bold]{text}[/bold]" if sure else text)
+        text = interval.text("+.2f", "\n")
+        cells.append(f"[bold]{text}[/bold]" if interval.sure else text)
     return cells
 
 

@@ -133,9 +133,8 @@ def _mean(value_B: Tensor) -> str:
 def _difference(interval: Interval | None) -> str:
     if interval is None:
         return "-"
-    sure = interval.low > 0 or interval.high < 0
-    text = f"{interval.mean:+.2g} \\[{interval.low:+.2g}, {interval.high:+.2g}]"
-    return f"[bold]{text}[/bold]" if sure else text
+    text = interval.text("+.2g", " \\")
+    return f"[bold]{text}[/bold]" if interval.sure else text
 
 
 # -- files ------------------------------------------------------------------------------------------

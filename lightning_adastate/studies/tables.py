@@ -58,9 +58,9 @@ class Estimate(NamedTuple):
     episodes: int
 
     @property
-    def sure(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.low > 0 or self.high < 0
+    def interval(self) -> Interval:
+        """Return the mean with its interval."""
+        return Interval(self.mean, self.low, self.high)
 
     def __str__(self) -> str:
         """Write mean and interval, with signs if it is a difference."""
@@ -68,7 +68,7 @@ class Estimate(NamedTuple):
         form = f"{sign}g"
         if width > 1e-9:  # two digits of the interval's width: more would say nothing
             form = f"{sign}.{min(max(1 - math.floor(math.log10(width)), 0), MOST_DIGITS)}f"
-        return f"{self.mean:{form}} [{self.low:{form}}, {self.high:{form}}]"
+        return self.interval.text(form)
 
 
 def estimate(
@@ -82,7 +82,7 @@ def estimate(
     if against is not None:
         seeds, value_SE = _difference((seeds, value_SE), rows.table(against, frames, metric))
     try:
-        interval: Interval = seed_bootstrap(value_SE)
+        interval = seed_bootstrap(value_SE)
     except ValueError:  # fewer than two episodes have this score
         return None
     means = {
@@ -227,7 +227,10 @@ def _table(
             [
                 Cell(name),
                 Cell(_seeds(known)),
-                *(Cell("-") if c is None else Cell(str(c), c.sure and bool(other)) for c in cells),
+                *(
+                    Cell("-") if c is None else Cell(str(c), c.interval.sure and bool(other))
+                    for c in cells
+                ),
             ]
         )
     return StudyTable(title, frames, ["arm", "seeds x episodes", *metrics], lines)

@@ -151,7 +151,9 @@ def test_a_training_that_a_signal_stopped_is_not_done(tmp_path):
         "trainer.callbacks": [stop, {"class_path": f"{__name__}.Sigterm"}],
     }
     (training,) = study(tmp_path, settings=settings, arms={"one": {}}).plan().trainings.values()
-    with pytest.raises(RuntimeError, match="stopped by a signal after step 1; run the study again"):
+    with pytest.raises(
+        RuntimeError, match="stopped by a signal after step 1; run the study again"
+    ):
         train(training)
     assert not training.done
     assert list(training.folder.rglob("mine.ckpt"))
