@@ -19,7 +19,6 @@ from lightning_adastate.generation.interrupt import StopRequest
 from lightning_adastate.generation.opening import (
     Beginning,
     begin,
-    open_stream,
     read_beginning,
     video_options,
 )
@@ -150,4 +149,4 @@ def _with_progress(
                 progress.update(task, rate=rate)
 
 
-__all__ = ["Generation", "generate", "open_stream"]
+__all__ = ["Generation", "generate"]

@@ -79,15 +79,6 @@ def read_beginning(module: PixelStreaming, generation: Generation) -> Beginning:
     return Beginning(prompts, saved, video, rows, first_chunk, num_chunks, timeline)
 
 
-def open_stream(module: PixelStreaming, generation: Generation) -> StreamState:
-    """Return the state to go on from: new, after given frames, or loaded.
-
-    Raises:
-        ValueError: If something is missing or does not fit.
-    """
-    return begin(module, generation, read_beginning(module, generation))
-
-
 def begin(module: PixelStreaming, generation: Generation, beginning: Beginning) -> StreamState:
     """Return the state to go on from, once its beginning is read.
 

@@ -21,9 +21,6 @@ try:
 except ImportError as error:
     raise ImportError(EXTRA) from error
 
-KEYS = ("row", "arm", "stage", "seed", "frames", "episode")
-"""Columns that every line has; behind them stand the axes, then the scores."""
-
 
 @dataclass(frozen=True)
 class StudyRows:
