@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -112,11 +113,7 @@ def check_timeline(changes: Sequence[Change], first: int, end: int | None) -> No
                 f"the timeline changes chunk {event.chunk}, and the saved stream goes on with chunk {first}; "
                 f"chunks are counted from the stream's beginning"
             )
-        coming = (
-            event.chunk
-            if event.every is None
-            else event.chunk + max(0, -(-(first - event.chunk) // event.every)) * event.every
-        )
+        coming = next(filter(event.opens, itertools.count(max(first, event.chunk))))
         if end is not None and coming >= end:
             raise ValueError(
                 f"the timeline changes chunk {coming}, and the stream ends with chunk {end - 1}; make it longer "
