@@ -157,9 +157,8 @@ def save_tensors(
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     with whole_file(path) as partial:
         partial.touch()
-        mode = (
-            partial.stat().st_mode
-        )  # the user's own, as every other file has; safetensors' is 0600
+        # The user's own, as every other file has; safetensors' is 0600.
+        mode = partial.stat().st_mode
         try:
             save_file(copies, partial, metadata=dict(metadata or {}))
         except SafetensorError as error:  # the system's own errors are in its text alone

@@ -60,18 +60,16 @@ def mend_epoch_counters(fit_loop: dict[str, Any]) -> int | None:
                 counts["processed"] = counts["completed"] = counts["ready"] - 1
         return None
     stepped: int = fit_loop["epoch_loop.state_dict"]["_batches_that_stepped"]
-    stepped += (
-        epochs["total"]["processed"] < epochs["total"]["ready"]
-    )  # saved before the epoch's end
+    # One more if it was saved before the epoch's end.
+    stepped += epochs["total"]["processed"] < epochs["total"]["ready"]
     for counts in (epochs["total"], epochs["current"], batches["total"]):
         counts.update(dict.fromkeys(counts, counts["ready"]))
     validated = fit_loop["epoch_loop.val_loop.batch_progress"]
     for counts in (batches["current"], validated["total"], validated["current"]):
         counts.update(dict.fromkeys(counts, 0))
     batches["is_last_batch"] = False
-    fit_loop["state_dict"].pop(
-        "combined_loader", None
-    )  # its place is an epoch's end, where nothing is left
+    # The loader's place is an epoch's end, where nothing is left.
+    fit_loop["state_dict"].pop("combined_loader", None)
     return stepped
 
 

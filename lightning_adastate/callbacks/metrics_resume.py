@@ -80,10 +80,7 @@ def metrics_file(logger: CSVLogger) -> Path:
 
 def read_text(path: Path) -> str:
     """Return a file's text with its line ends as they are; nothing if there is no file."""
-    if not path.exists():
-        return ""
-    with path.open(encoding="utf-8", newline="") as handle:
-        return handle.read()
+    return path.read_bytes().decode() if path.exists() else ""
 
 
 def reader(text: str) -> csv.DictReader[str]:

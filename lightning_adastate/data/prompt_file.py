@@ -193,9 +193,8 @@ class PromptFileData(ResumableData):
             samples=self.samples,
             num_chunks=self.num_chunks,
             batch_size=self.batch_size,
-            at_least=1
-            if self._is_spread
-            else self._num_ranks,  # Lightning waits for ranks with none
+            # Lightning waits for ranks with none.
+            at_least=1 if self._is_spread else self._num_ranks,
         )
 
     def _read(self, path: Path) -> list[str]:

@@ -263,9 +263,8 @@ def answer(out: BinaryIO, what: dict[str, Any], pictures: list[np.ndarray]) -> N
 
 def serve(requests: BinaryIO, out: BinaryIO, memory_bytes: int, cpu_seconds: int) -> None:
     """Answer requests until there are no more."""
-    if (
-        sys.platform == "linux"
-    ):  # elsewhere the limit is not kept, or kept before anything is loaded
+    # Elsewhere the limit is not kept, or kept before anything is loaded.
+    if sys.platform == "linux":
         resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     for line in requests:
