@@ -118,8 +118,9 @@ class CompressedAnchor(Anchor):
             math.ceil(size / step) for size, step in zip(grid, self.stride, strict=True)
         )
         sample = frames.key_LBFTND
-        row = (torch.arange(rows, device=sample.device) + 0.5) * (grid[0] / rows) - 0.5
-        column = (torch.arange(columns, device=sample.device) + 0.5) * (grid[1] / columns) - 0.5
+        exact = {"device": sample.device, "dtype": torch.float32}
+        row = (torch.arange(rows, **exact) + 0.5) * (grid[0] / rows) - 0.5
+        column = (torch.arange(columns, **exact) + 0.5) * (grid[1] / columns) - 0.5
         row_LBFT = row.repeat_interleave(columns)[None, None, None]
         places = TokenPlaces(
             torch.zeros_like(row_LBFT), row_LBFT, column.repeat(rows)[None, None, None]

@@ -13,7 +13,6 @@ from typing import Literal
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.attention.flex_attention import BlockMask, flex_attention
 
 from lightning_adastate.backbones.masks import block_mask, token_mask
@@ -66,8 +65,11 @@ class Torch(Kernel):
         return out.transpose(1, 2)
 
 
-class CuDNN(Torch):
-    """PyTorch's attention held to cuDNN's kernel."""
+class CuDNN(Kernel):
+    """cuDNN's kernel, called by its own name.
+
+    ``sdpa_kernel`` would do so too, by flags that are the process's: a VAE in another thread would see them.
+    """
 
     needs = "half precision on CUDA and no mask"
 
@@ -82,9 +84,13 @@ class CuDNN(Torch):
     def run(
         self, query_BSND: Tensor, key_BKND: Tensor, value_BKND: Tensor, mask: AttentionMask | None
     ) -> Tensor:
-        """Allow PyTorch no other kernel."""
-        with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
-            return super().run(query_BSND, key_BKND, value_BKND, mask)
+        """Call it with heads before tokens; what a backward pass needs is kept only for one."""
+        assert mask is None
+        heads_first = [part.transpose(1, 2) for part in (query_BSND, key_BKND, value_BKND)]
+        grad = torch.is_grad_enabled() and any(part.requires_grad for part in heads_first)
+        made = torch.ops.aten._scaled_dot_product_cudnn_attention(*heads_first, None, grad)
+        out: Tensor = made[0]
+        return out.transpose(1, 2)
 
 
 class Flash(Kernel):

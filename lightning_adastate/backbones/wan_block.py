@@ -20,7 +20,10 @@ log = logging.getLogger(__name__)
 
 
 class RMSNorm(nn.Module):
-    """Normalise over the whole model dimension: float32 inside, cast before the weight (as Wan does)."""
+    """Normalise over the whole model dimension: float32 inside, cast before the weight (as Wan does).
+
+    The weight is cast as well: under autocast queries and keys are then of one dtype with the values.
+    """
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -30,7 +33,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised input in its own dtype."""
         normed = rms_norm(x.float(), (x.shape[-1],), None, self.eps)
-        weighted: Tensor = normed.to(x.dtype) * self.weight
+        weighted: Tensor = normed.to(x.dtype) * self.weight.to(x.dtype)
         return weighted
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lightning_adastate.codecs import wan_fast, wan_plain
 from lightning_adastate.codecs.base import Codec, CodecState
+from lightning_adastate.codecs.latent_scale import LatentScale
 from lightning_adastate.codecs.wan_native import load_native, native_file
 
 if TYPE_CHECKING:
@@ -68,13 +69,7 @@ class WanCodec(Codec):
         self.latent_channels = config["z_dim"]
         self.spatial_stride = config["scale_factor_spatial"]
         self.temporal_stride = config["scale_factor_temporal"]
-        # Constants, not state; not saved, and float32 whatever the weights are.
-        shape = (1, 1, self.latent_channels, 1, 1)
-        for name in ("mean", "std"):
-            values = torch.tensor(config[f"latents_{name}"], dtype=torch.float32)
-            self.register_buffer(f"latents_{name}", values.view(shape), persistent=False)
-        self.latents_mean: Tensor
-        self.latents_std: Tensor
+        self.scale = LatentScale(config["latents_mean"], config["latents_std"])
 
     @torch.no_grad()
     def encode_next(self, video_BFCHW: Tensor, state: CodecState) -> tuple[Tensor, CodecState]:
@@ -99,8 +94,7 @@ class WanCodec(Codec):
         for group in video_BCFHW.split(sizes, dim=2):
             mean, memory = self._run(way, group, memory)
             parts.append(mean)
-        latents = torch.cat(parts, dim=2).transpose(1, 2).float()
-        return (latents - self.latents_mean) / self.latents_std, memory
+        return self.scale.normalise(torch.cat(parts, dim=2).transpose(1, 2)), memory
 
     @torch.no_grad()
     def decode(self, latents_BFCHW: Tensor, state: CodecState) -> tuple[Tensor, CodecState]:
@@ -112,7 +106,7 @@ class WanCodec(Codec):
             )
         memory = self._own(state, "decoder")
         way = wan_plain.decode_frames if self.path == "plain" else wan_fast.decode_frames
-        latents_BCFHW = self._work(latents_BFCHW.float() * self.latents_std + self.latents_mean)
+        latents_BCFHW = self._work(self.scale.restore(latents_BFCHW))
         parts = []
         for group in latents_BCFHW.split(self._sizes(latents_BCFHW.shape[2]), dim=2):
             pixels, memory = self._run(way, group, memory)

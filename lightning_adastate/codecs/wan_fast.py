@@ -62,7 +62,9 @@ class Memory(NamedTuple):
         else:
             joined[:, :held] = rearrange(history, CHANNELS_LAST)
         joined[:, held:] = x_BFHWC
-        self.new[name] = rearrange(joined[:, -held:].clone(), CHANNELS_SECOND)
+        # A copy of its own layout: the strides of a slice tell how long the chunk was, and compiled code asks.
+        end = joined[:, -held:].clone(memory_format=torch.contiguous_format)
+        self.new[name] = rearrange(end, CHANNELS_SECOND)
         return joined
 
 

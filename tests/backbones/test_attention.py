@@ -1,6 +1,9 @@
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import reference
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_adastate.backbones import WanTransformer
 from lightning_adastate.backbones.attention import KERNELS, Flash, attend, kernels_of
@@ -71,6 +74,55 @@ def test_flash_gets_tokens_before_heads_whatever_it_returns(monkeypatch, extra):
     out = attend(q, k, k, kernels=("flash", "sdpa"))
     assert seen == [(1, 2, 3, 4)]
     assert torch.equal(out, k[:, :2])
+
+
+class Flags(TorchDispatchMode):
+    """Note which kernels another thread may use while an operation runs."""
+
+    def __init__(self):
+        super().__init__()
+        self.seen = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        with ThreadPoolExecutor(1) as other:
+            self.seen.append(other.submit(allowed).result())
+        return func(*args, **(kwargs or {}))
+
+
+def allowed():
+    cuda = torch.backends.cuda
+    return cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.math_sdp_enabled()
+
+
+def test_cudnn_leaves_the_kernels_of_other_threads_alone():
+    """A VAE decodes meanwhile: its heads of 384 are none of cuDNN's."""
+    q, k = (torch.empty(1, n, 2, 64, device="meta", dtype=torch.bfloat16) for n in (3, 5))
+    with Flags() as flags:
+        out = KERNELS["cudnn"].run(q, k, k, None)
+    assert out.shape == (1, 3, 2, 64)
+    assert set(flags.seen) == {(True, True, True)}
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_cudnn_keeps_what_a_backward_pass_needs_only_for_one(grad):
+    q = torch.empty(1, 3, 2, 64, device="meta", dtype=torch.bfloat16, requires_grad=grad)
+    with Watch() as watch:
+        KERNELS["cudnn"].run(q, q.detach(), q.detach(), None)
+    (kept,) = watch.kept
+    assert kept is grad
+
+
+class Watch(TorchDispatchMode):
+    """Note whether cuDNN's kernel is to keep the sums."""
+
+    def __init__(self):
+        super().__init__()
+        self.kept = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if "cudnn_attention" in func.name():
+            self.kept.append(args[4])
+        return func(*args, **(kwargs or {}))
 
 
 def test_diffusion_forcing_sees_its_own_chunk_and_all_before():
