@@ -11,6 +11,7 @@ from lightning_adastate.noise import CounterNoise, NoiseKey
 from lightning_adastate.schedules import FewStepSchedule
 from lightning_adastate.training import StreamModule
 
+
 def streamed(module):
     """What every pass of three chunks brings to the backbone: latents and timesteps."""
     seen = []

@@ -325,16 +325,3 @@ def test_without_cuda_a_stream_says_so_once_and_goes_on(caplog):
         found = [chunk.latents_BFCHW for chunk in streamer.stream(state, 8)]
     assert torch.equal(found[-1], expected[-1])
     assert caplog.text.count("the stream is on cpu") == 1
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("compiled", ["never", "steady"])
-def test_cuda_graphs_give_the_same_stream(compiled):
-    streamer = model("adaptive").to("cuda")
-    state = streamer.start(text().cuda(), latent_shape=LATENT)
-    streamer.backbone.compile_blocks = compiled
-    expected = [chunk.latents_BFCHW for chunk in streamer.stream(state, 12)]
-    streamer.backbone.cuda_graphs = "steady"
-    found = [chunk.latents_BFCHW for chunk in streamer.stream(state, 12)]
-    for a, b in zip(found, expected, strict=True):
-        torch.testing.assert_close(a, b, atol=1e-4, rtol=0)

@@ -18,7 +18,8 @@ from lightning_adastate.types import BackboneOutput, LivePositions, TextKV, Time
 class Backbone(nn.Module, Component, ABC):
     """Predict velocity. A backbone never writes a cache and holds no stream state.
 
-    ``cuda_graphs: steady`` lets a stream record its passes once the window is full.
+    ``cuda_graphs: steady`` lets a stream record its passes once the window is full; ``compile_blocks: steady``
+    compiles what it repeats. ``auto`` leaves it to whoever streams (``SpeedPlan``), and is ``never`` until then.
     """
 
     in_channels: int
@@ -26,7 +27,8 @@ class Backbone(nn.Module, Component, ABC):
     num_heads: int
     head_dim: int
     text_dim: int
-    cuda_graphs: Literal["never", "steady"] = "never"
+    cuda_graphs: Literal["auto", "never", "steady"] = "never"
+    compile_blocks: Literal["auto", "never", "steady"] = "never"
 
     @abstractmethod
     def tokens_per_frame(self, height: int, width: int) -> int:
@@ -74,6 +76,10 @@ class Backbone(nn.Module, Component, ABC):
             return_query: Also return their raw queries, for anchors that select by attention.
             time: What ``embed_time`` made of ``timestep_BF``; ``None`` makes it here.
         """
+
+    def use_kernels(self, names: tuple[str, ...]) -> None:
+        """Attend with the first of these kernels that applies, where there is a choice."""
+        del names
 
     def weight_slots(self, names: Collection[str]) -> dict[str, Tensor]:
         """Return the tensors that a file of weights fills, by their names there, sharing memory.

@@ -16,6 +16,7 @@ from lightning_adastate.codecs import wan_fast, wan_plain
 from lightning_adastate.codecs.base import Codec, CodecState
 from lightning_adastate.codecs.latent_scale import LatentScale
 from lightning_adastate.codecs.wan_native import load_native, native_file
+from lightning_adastate.components.compiled import CompiledOrPlain
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -39,6 +40,7 @@ class WanCodec(Codec):
         frames_per_pass: Latent frames that ``fast`` decodes or encodes at once; more needs more memory.
         dtype: Of the weights and of the work. Latents and pixels come out as float32.
         compile_passes: ``steady`` compiles passes behind a stream's first with torch.compile; needs ``fast``.
+            ``auto`` leaves it to ``generation.speed``.
 
     Raises:
         ValueError: If the folder is not there, or holds another VAE, or an option does not fit.
@@ -52,7 +54,7 @@ class WanCodec(Codec):
         path: Literal["plain", "fast"] = "fast",
         frames_per_pass: int = 3,
         dtype: Literal["float32", "bfloat16"] = "float32",
-        compile_passes: Literal["never", "steady"] = "never",
+        compile_passes: Literal["auto", "never", "steady"] = "never",
     ) -> None:
         super().__init__()
         if frames_per_pass < 1:
@@ -123,7 +125,7 @@ class WanCodec(Codec):
         self, way: Way, x_BCFHW: Tensor, memory: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Run one pass, compiled if it is asked for and the stream has begun."""
-        if self.compile_passes == "steady" and memory:
+        if self.compile_passes == "steady" and self.path == "fast" and memory:
             way = compiled(way)
         return way(self.vae, x_BCFHW, memory)
 
@@ -149,7 +151,7 @@ class WanCodec(Codec):
 @cache
 def compiled(way: Way) -> Way:
     """Return the compiled pass of this process, one for all codecs; each shape compiles once."""
-    return torch.compile(way, dynamic=False)
+    return CompiledOrPlain(way, "the codec's passes")
 
 
 def load_vae(folder: str, dtype: torch.dtype) -> AutoencoderKLWan:

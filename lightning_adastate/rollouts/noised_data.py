@@ -60,7 +60,9 @@ class NoisedData(Rollouts):
         clip = request.clip_BFCHW
         assert clip is not None, "clip_frames asked for it"
         timestep, sigma = self._levels(request, clip)
-        noise = torch.randn(clip.shape, generator=request.rank_rng("noise"), dtype=torch.float32).to(clip)
+        noise = torch.randn(
+            clip.shape, generator=request.rank_rng("noise"), dtype=torch.float32
+        ).to(clip)
         forward = partial(self._forward, request, add_noise(clip, noise, sigma), timestep, sigma)
         recomputes = (ChunkRecompute(0, forward),) if request.keep_recomputes else ()
         return Rollout(

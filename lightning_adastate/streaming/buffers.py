@@ -8,6 +8,7 @@ from torch import Tensor
 
 from lightning_adastate.backbones.base import Backbone
 from lightning_adastate.streaming.cuda_graphs import PassGraphs
+from lightning_adastate.streaming.noise_ahead import NoiseAhead
 from lightning_adastate.types import TextKV, TimeEmbedding
 
 
@@ -18,10 +19,12 @@ class StreamBuffers:
 
     Args:
         graphs: Records the passes of a full window, where the backbone wants it; ``None`` is a new one.
+        ahead: Draws the next chunk's noise in the meantime; ``None`` draws it when it is needed.
     """
 
-    def __init__(self, graphs: PassGraphs | None = None) -> None:
+    def __init__(self, graphs: PassGraphs | None = None, ahead: NoiseAhead | None = None) -> None:
         self.graphs = PassGraphs() if graphs is None else graphs
+        self.ahead = ahead
         self._buffers: dict[str, tuple[Tensor, Tensor]] = {}
         self._numbers: dict[tuple[float, ...], Tensor] = {}
         self._times: dict[tuple[float, ...], TimeEmbedding] = {}

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,6 @@ from lightning_adastate.types import (
     BackboneOutput,
     LivePositions,
     StreamState,
-    TimeEmbedding,
     Window,
 )
 
@@ -159,7 +159,9 @@ class ChunkContext:
     def draw(self, step: int, slot: Slot, num_frames: int, ahead: int = 0) -> Tensor:
         """Draw the noise of one slot and move it to the stream's device."""
         state = self.state
-        drawn = self.noise.draw(
+        early = None if self.buffers is None else self.buffers.ahead
+        draw = self.noise.draw if early is None else partial(early.draw, self.noise)
+        drawn = draw(
             NoiseKey(state.chunk + ahead, step, slot),
             seed=state.seed,
             stream_ids=state.stream_ids,

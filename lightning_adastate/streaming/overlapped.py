@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lightning_adastate.streaming.cuda_graphs import capturing
 from lightning_adastate.streaming.pipeline import PixelStreaming, VideoChunk
-from lightning_adastate.streaming.streamer import StreamBuffers, Streamer
+from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.types import Chunk, StreamState
 
 
@@ -71,7 +71,7 @@ class _Denoiser:
     def __init__(self, streamer: Streamer, device: torch.device) -> None:
         self.streamer = streamer
         self.device = device
-        self.buffers = StreamBuffers()
+        self.buffers = streamer.new_buffers()
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.inference = torch.is_inference_mode_enabled()
         self.autocast = (

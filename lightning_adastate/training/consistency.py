@@ -142,7 +142,9 @@ class ConsistencyDistillation(OneLoss):
                 rows, streamer.schedule.chunks_of(num_frames), draws.rank_rng
             )
         )
-        noise = torch.randn(latents_BFCHW.shape, generator=draws.rank_rng, dtype=torch.float32).to(device)
+        noise = torch.randn(latents_BFCHW.shape, generator=draws.rank_rng, dtype=torch.float32).to(
+            device
+        )
         before = add_noise(latents_BFCHW, noise, now_BF)
         mask = causal_mask(streamer, num_frames, "clean", self.reads)
         student = masked_velocity(streamer.backbone, text_BSD, mask, latents_BFCHW)

@@ -267,13 +267,3 @@ def test_nothing_is_decoded_while_a_pass_is_recorded(monkeypatch):
     assert recorder.recorded
     assert met
     assert not any(met)
-
-
-@pytest.mark.gpu
-def test_on_a_gpu_it_yields_the_stream_in_turn():
-    model = module().to("cuda")
-    state = opened(model)
-    expected = list(model.stream(state, 12))
-    with torch.autocast("cuda", torch.bfloat16, enabled=False):
-        found = list(stream_overlapped(model, state, 12))
-    same(found, expected)
