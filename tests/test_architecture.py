@@ -28,6 +28,7 @@ RANKS = (
     ("generation",),
     ("recipes",),
     ("memory", "studies"),
+    ("doctor",),
     ("cli",),
     ("__main__", "__init__"),
     ("demo",),

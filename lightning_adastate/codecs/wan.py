@@ -47,6 +47,8 @@ class WanCodec(Codec):
         ImportError: If diffusers is not installed.
     """
 
+    neutral_arguments = frozenset({"compile_passes"})
+
     def __init__(
         self,
         folder: str,

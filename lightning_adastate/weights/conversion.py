@@ -15,8 +15,8 @@ from lightning_adastate.weights.files import STEM, WeightFiles
 from lightning_adastate.weights.names import LANDMARK, strip, to_diffusers
 
 Format = Literal["wan", "diffusers", "self_forcing"]
-Item = TypeVar("Item")
 DTypeName = Literal["keep", "float32", "bfloat16", "float16"]
+Item = TypeVar("Item")
 
 HEAD_DIM = 128
 """Head dimension of every Wan 2.1 model; it cannot be read off the weights."""
@@ -198,8 +198,9 @@ def _shards(names: Sequence[str], size: Callable[[str], int], limit: float) -> I
     yield shard
 
 
-def _tracked(items: Sequence[Item], doing: str) -> Iterable[Item]:
+def _tracked(items: Iterable[Item], doing: str) -> Iterable[Item]:
     """Show a bar while items pass by; a machine that only streams needs no rich."""
     from rich.progress import track
 
-    return track(items, doing, transient=True)
+    shown = list(items)  # a bar needs to know how many
+    return track(shown, doing, transient=True)
