@@ -6,7 +6,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lightning_adastate.backbones import WanTransformer
-from lightning_adastate.backbones.attention import KERNELS, Flash, attend, kernels_of
+from lightning_adastate.backbones.attention import (
+    KERNELS,
+    Flash,
+    attend,
+    kernels_of,
+    torch_version,
+)
 from lightning_adastate.backbones.masks import (
     BLOCK,
     block_mask,
@@ -51,8 +57,14 @@ def test_an_explicit_choice_that_does_not_apply_is_an_error():
 def test_auto_takes_the_first_that_is_there(monkeypatch):
     assert kernels_of("sdpa") == ("sdpa",)
     assert kernels_of("flex") == ("flex", "sdpa")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: (9, 0))
+    newer = torch_version() >= (2, 11)
+    assert kernels_of("auto") == ("sdpa",)
     monkeypatch.setattr(Flash, "missing", lambda self: None)
-    assert kernels_of("auto") == ("flash3", "flash", "sdpa")
+    assert kernels_of("auto") == (
+        ("flash3", "sdpa", "flash") if newer else ("flash3", "flash", "sdpa")
+    )
 
 
 class Half(torch.Tensor):
