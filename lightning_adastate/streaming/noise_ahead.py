@@ -62,6 +62,4 @@ class NoiseAhead:
             self.waiting[coming] = self.thread.submit(coming.draw, pinned=self.pinned)
         while len(self.waiting) > MOST_WAITING:
             self.waiting.pop(next(iter(self.waiting))).cancel()
-        if drawn is not None and drawn.exception() is None:
-            return drawn.result()
-        return request.draw(pinned=self.pinned)
+        return request.draw(pinned=self.pinned) if drawn is None else drawn.result()
