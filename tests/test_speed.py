@@ -11,6 +11,8 @@ from lightning_adastate.backbones import WanTransformer
 from lightning_adastate.backbones.attention import fastest_first
 from lightning_adastate.codecs import PixelShuffleCodec
 from lightning_adastate.components.compiled import CompiledOrPlain
+from lightning_adastate.generation.generate import plan_speed
+from lightning_adastate.generation.options import Generation
 from lightning_adastate.media.video import to_uint8
 from lightning_adastate.noise import CounterNoise, NoiseKey, RecordedNoise, RepeatedNoise
 from lightning_adastate.streaming.noise_ahead import NoiseAhead
@@ -133,6 +135,18 @@ def test_a_plan_sets_what_streams_and_plain_sets_it_back():
     assert not module.streamer.draws_ahead
     assert module.streamer.new_buffers().ahead is None
     assert module.streamer.components_fingerprint == before
+
+
+def test_generate_asks_the_device_and_the_precision():
+    module = pipeline(compile_blocks="auto")
+    auto = plan_speed(module, Generation("drifting west", decode="overlapped"))
+    assert auto.overlapped == (True, "asked for: overlapped")
+    assert auto.compile_blocks == (False, "cpu stays eager")
+    plain = plan_speed(module, Generation("drifting west", speed="plain", decode="overlapped"))
+    assert not any(choice.taken for choice in plain.choices().values())
+    assert not DeviceFacts.of(torch.device("cpu")).autocast
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert DeviceFacts.of(torch.device("cpu")).autocast
 
 
 def test_auto_is_never_until_somebody_decides():
