@@ -1,6 +1,8 @@
 """The how-to pages are run as they stand: their files in an empty folder, their commands one after the other."""
 
+import os
 import re
+import runpy
 import shlex
 import subprocess
 import sys
@@ -11,15 +13,17 @@ import pytest
 import lightning_adastate
 from lightning_adastate.__main__ import main
 
-PAGES = Path(lightning_adastate.__file__).parent.parent / "docs" / "how-to"
+ROOT = Path(lightning_adastate.__file__).parent.parent
+PAGES = ROOT / "docs" / "how-to"
 if not PAGES.exists():
     pytest.skip("no docs in an installed package", allow_module_level=True)
 NAMES = sorted(path.stem for path in PAGES.glob("*.md"))
-SMALL = """\
---trainer.max_steps=2 --trainer.accelerator=cpu --trainer.enable_progress_bar=false
---trainer.enable_model_summary=false --trainer.logger.save_dir=runs
-""".split()  # noqa: SIM905
-TINY_DATA = ["--data.num_clips=24", "--data.batch_size=4", "--data.cache_folder=clips"]
+SHORT = {
+    "fit": "--trainer.max_steps=2 --trainer.enable_progress_bar=false --trainer.enable_model_summary=false",
+    "toy": "--data.num_clips=24 --data.batch_size=4 --data.cache_folder=clips",
+    "generate": "--generation.num_chunks=4",
+}
+"""What makes the pages' long commands short enough to be tried."""
 
 
 def blocks(page):
@@ -28,30 +32,70 @@ def blocks(page):
 
 
 def files(page):
-    """Every block that begins with a file's name, by that name."""
-    named = ((re.match(r"# ([\w.]+\.(?:py|yaml|txt))\n", code), code) for _, code in blocks(page))
-    return {match[1]: code for match, code in named if match}
+    """Every block that begins with a file's name, by that name; a text file has it taken off."""
+    named = ((re.match(r"# ([\w.]+\.(py|yaml|txt))\n", code), code) for _, code in blocks(page))
+    return {
+        match[1]: code[match.end() :] if match[2] == "txt" else code
+        for match, code in named
+        if match
+    }
 
 
 def commands(page):
-    """Every line of the shell blocks as words, continuation lines joined, comments dropped."""
+    """Every line of the shell blocks, continuation lines joined."""
     return [
-        words
+        line
         for language, code in blocks(page)
         if language == "bash"
-        for line in code.replace("\\\n", " ").splitlines()
-        if (words := shlex.split(line, comments=True))
+        for line in re.sub(r"\\\n\s*", "", code).splitlines()
     ]
 
 
-def sources(page):
-    """The page's Python files."""
-    return {name: code for name, code in files(page).items() if name.endswith(".py")}
+def shortened(words):
+    """A command of ours with what keeps it short put behind."""
+    if words[0] == "fit":
+        own = "--data" in words or any(word.startswith("--data.num_clips") for word in words)
+        return [*words, *SHORT["fit"].split(), *([] if own else SHORT["toy"].split())]
+    if "--generation.duration" in words:
+        place = words.index("--generation.duration")
+        return [*words[:place], *words[place + 2 :], SHORT["generate"]]
+    return words
+
+
+def run(line):
+    """Run one line; ours and Python files in this process, others in a shell. Return its exit code."""
+    words = shlex.split(line)
+    if words[:3] == ["python", "-m", "lightning_adastate"]:
+        return main(shortened(words[3:]))
+    if words[0] == "python":
+        runpy.run_path(words[1], run_name="__main__")
+        return 0
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    env = {**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(line, shell=True, check=False, env=env).returncode  # noqa: S602
 
 
 @pytest.mark.parametrize("page", [name for name in NAMES if name.startswith("add-")])
-def test_every_page_on_a_component_defines_one_that_its_commands_name(page):
-    names = re.findall(r"^class (\w+)\(", "".join(sources(page).values()), re.MULTILINE)
-    used = " ".join(" ".join(words) for words in commands(page)) + "".join(files(page).values())
-    assert names
-    assert all(used.count(name) > 1 or f".{name}" in used for name in names), names
+def test_every_page_on_a_component_names_its_class_in_a_command_or_file(page):
+    defined = re.findall(r"^class (\w+)\(", "".join(files(page).values()), re.MULTILINE)
+    used = [*commands(page), *(code for name, code in files(page).items() if "my_" not in name)]
+    assert defined
+    assert [name for name in defined if not any(name in text for text in used)] == []
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("page", NAMES)
+def test_the_pages_commands_run(page, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
+    (tmp_path / "tests").symlink_to(ROOT / "tests")
+    for name, code in files(page).items():
+        (tmp_path / name).write_text(code)
+        sys.modules.pop(name.removesuffix(".py"), None)
+    for line in commands(page):
+        asked, _, expected = line.partition(" || test $? -eq ")
+        try:
+            code = run(asked)
+        except SystemExit as stop:
+            code = stop.code or 0
+        assert code == int(expected or 0), line
