@@ -37,6 +37,13 @@ class Page(NamedTuple):
     note: str = ""
 
 
+class Proof(NamedTuple):
+    """Where a mechanism is trained on the toy world, and what tests it."""
+
+    toy: tuple[str, ...]
+    tests: tuple[str, ...]
+
+
 class Extra(NamedTuple):
     """A further picture of a mechanism: what an event does."""
 
@@ -117,6 +124,120 @@ MECHANISMS = {
         (0, 1, 2, 3, 4, 5),
     ),
 }
+
+TRAINING_FREE = ("self_forcing",)
+
+PROOFS = {
+    "adastate": Proof(
+        ("adastate", "adastate_recurrent"),
+        (
+            "anchors/test_adaptive.py",
+            "test_layouts.py::test_adastate_is_that_of_the_paper",
+            "cli/test_replay.py::test_public_systems_replay",
+        ),
+    ),
+    "self_forcing": Proof(
+        ("self_forcing",),
+        (
+            "test_layouts.py::test_self_forcing_and_causal_forcing_roll_as_we_do",
+            "training/test_self_forcing.py::test_a_training_rollouts_gradients_equal_the_recording",
+            "cli/test_replay.py::test_public_systems_replay",
+        ),
+    ),
+    "self_forcing_plus_plus": Proof(
+        ("long_rollouts",),
+        (
+            "training/test_rollouts.py::test_a_long_rollout_scores_what_streaming_makes_at_a_random_place",
+        ),
+    ),
+    "longlive": Proof(
+        ("static", "continued"),
+        (
+            "anchors/test_static.py",
+            "test_layouts.py::test_a_recache_leaves_what_longlive_leaves",
+            "test_events.py::test_recache_encodes_the_newest_latents_anew_and_keeps_the_sink",
+            "training/test_rollouts.py::test_a_sequence_is_rolled_on_as_one_stream",
+            "cli/test_replay.py::test_public_systems_replay",
+        ),
+    ),
+    "infinity_rope": Proof(
+        TRAINING_FREE,
+        (
+            "anchors/test_static.py",
+            "test_layouts.py::test_packed_indices_are_those_of_infinity_rope",
+            "test_layouts.py::test_a_flush_keeps_what_infinity_rope_keeps",
+            "cli/test_replay.py::test_public_systems_replay",
+        ),
+    ),
+    "reward_forcing": Proof(
+        ("reward_forcing", "ema"),
+        (
+            "anchors/test_ema.py",
+            "test_layouts.py::test_reward_forcing_averages_as_we_do",
+            "rewards/test_rewards.py",
+            "cli/test_replay.py::test_public_systems_replay",
+        ),
+    ),
+    "memrope": Proof(
+        TRAINING_FREE,
+        ("anchors/test_composed.py", "cli/test_replay.py::test_public_systems_replay"),
+    ),
+    "rolling_sink": Proof(
+        TRAINING_FREE,
+        (
+            "anchors/test_triangular.py",
+            "test_layouts.py::test_rolling_sink_reads_its_bank_as_we_do",
+            "cli/test_replay.py::test_public_systems_replay",
+        ),
+    ),
+    "rolling_forcing": Proof(
+        ("rolling_forcing",),
+        (
+            "schedules/test_rolling.py",
+            "training/test_rollouts.py::test_every_third_window_has_a_graph_and_they_cover_the_video_once",
+        ),
+    ),
+    "deep_forcing": Proof(
+        TRAINING_FREE,
+        (
+            "anchors/test_selected.py::test_the_tokens_that_recent_queries_attend_to_most_are_selected",
+            "anchors/test_selected.py::test_deep_forcings_window_is_a_saw_tooth_of_two_chunks",
+        ),
+    ),
+    "pack_forcing": Proof(
+        TRAINING_FREE,
+        (
+            "anchors/test_selected.py::test_packed_frames_average_patches_and_stand_at_their_middle",
+            "anchors/test_selected.py::test_the_bank_shows_what_the_query_asks_for_in_order_of_time",
+        ),
+    ),
+    "causvid": Proof(
+        ("trajectories", "ode", "noised_data"),
+        (
+            "test_events.py::test_restarts_come_every_so_many_chunks_and_forget_all_but_the_overlap",
+            "training/test_rollouts.py::test_clips_are_noised_to_levels_of_the_schedule_chunk_by_chunk",
+        ),
+    ),
+    "causal_forcing": Proof(
+        ("causal", "causal_ode", "consistency"),
+        (
+            "test_layouts.py::test_self_forcing_and_causal_forcing_roll_as_we_do",
+            "training/test_consistency.py",
+        ),
+    ),
+    "causal_forcing_framewise": Proof(
+        ("causal", "causal_ode", "consistency"),
+        (
+            "test_streamer.py::test_the_first_chunk_that_is_generated_has_the_first_chunks_steps",
+            "cli/test_replay.py::test_public_systems_replay",
+        ),
+    ),
+    "diagonal": Proof(
+        ("diagonal",),
+        ("schedules/test_diagonal.py", "losses/test_motion.py"),
+    ),
+}
+"""Recipes of `configs/toy` (for methods without training: what they stream), and tests, all checked by tests/test_docs.py."""
 
 EXTRAS = {
     "longlive": (
@@ -217,13 +338,33 @@ def last_shown(name):
     return "\n\n".join(lines)
 
 
+def made_of(name):
+    """Return a table that links a mechanism to its classes, configurations, recipes and tests."""
+    model, _ = read(name)
+    kinds = [type(part) for part in (model.anchor, model.cache, model.schedule)]
+    rooms = ("anchors", "caches", "schedules")
+    classes = [
+        f"[`{kind.__name__}`](../api/{room}.md#lightning_adastate.{room}.{kind.__name__})"
+        for kind, room in zip(kinds, rooms, strict=True)
+    ]
+    proof = PROOFS[name]
+    rows = (
+        ("classes", classes),
+        ("configuration", [f"`configs/mechanisms/{name}.yaml`"]),
+        ("toy recipes", [f"`configs/toy/{toy}.yaml`" for toy in proof.toy]),
+        ("1.3B recipe, not trained", [f"`configs/wan1.3b/{name}.yaml`"]),
+        ("tests", [f"`tests/{test}`" for test in proof.tests]),
+    )
+    return table([{"where": what, "": ", ".join(links)} for what, links in rows])
+
+
 def page_part(name):
-    """Return the generated part of a page: picture, cost, configuration."""
+    """Return the generated part of a page: picture, cost, where it is, configuration."""
     page = MECHANISMS[name]
     text = (CONFIGS / f"{name}.yaml").read_text().strip()
     return (
         f"![{page.title}: what each chunk attends to]({name}.png)\n\n{last_shown(name)}\n\n{table([costs(name)])}\n\n"
-        f"`configs/mechanisms/{name}.yaml`:\n\n```yaml\n{text}\n```"
+        f"{made_of(name)}\n\n```yaml\n{text}\n```"
     )
 
 
