@@ -139,3 +139,11 @@ def test_every_public_name_has_its_place_in_the_reference():
     for room, name in names:
         places = (room, room.partition(".")[0], f"{room}.{name}")
         assert any(f"lightning_adastate.{place}" in asked for place in places), f"{room}.{name}"
+
+
+def test_the_citation_is_of_this_version():
+    citation = (ROOT / "CITATION.cff").read_text()
+    (version,) = re.findall(
+        r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE
+    )
+    assert f"\nversion: {version}\n" in citation
