@@ -271,6 +271,7 @@ EXTRAS = {
 }
 
 
+@cache
 def read(name):
     """Return anchor, cache, schedule and timeline of a mechanism's configuration."""
     mechanism = load_mechanism(f"mechanisms/{name}")
