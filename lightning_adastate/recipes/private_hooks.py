@@ -124,7 +124,7 @@ def sort_groups(parser: ArgumentParser, verb: str) -> None:
     """Put the groups of options into the order they are shown in."""
     groups = parser._action_groups
     keys = [_key_of(group._group_actions) for group in groups]
-    groups[:] = [groups[place] for place in ordered(keys, verb)]
+    parser._action_groups = [groups[place] for place in ordered(keys, verb)]
 
 
 def option_groups(parser: ArgumentParser) -> list[OptionGroup]:
