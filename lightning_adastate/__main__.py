@@ -36,6 +36,7 @@ SMALL_VERBS = {
     "convert": "turn weights of any known format into Wan's, diffusers' or Self-Forcing's",
     "replay": "run another implementation's recorded case through our loop, and compare",
     "trajectories": "solve a teacher's ODE and store its states, for ODERegression",
+    "completion": "print a script that completes verbs and options in bash, zsh or tcsh",
 }
 """Verbs with a parser of their own: the module ``cli.<verb>`` has ``main(args) -> int``."""
 
@@ -91,6 +92,7 @@ def run(args: Sequence[str] | None) -> int:
         print(lightning_adastate.__version__)
         return 0
     from lightning_adastate.recipes.errors import first_sentence, nearest
+    from lightning_adastate.recipes.first_look import check_first_look
     from lightning_adastate.recipes.names import resolve_arguments
 
     verbs = [*MODEL_VERBS, *SMALL_VERBS]
@@ -107,6 +109,8 @@ def run(args: Sequence[str] | None) -> int:
     code = 2
     try:
         resolved = resolve_arguments(given)
+        if os.environ.get(DEBUG) != "true":
+            check_first_look(resolved[0], resolved[1:])
         code = 1
         return dispatch(resolved)
     except SystemExit as leaving:

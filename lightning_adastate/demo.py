@@ -89,7 +89,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
     from lightning_adastate.anchors import AdaptiveAnchor
     from lightning_adastate.evaluation.arms import Variation
-    from lightning_adastate.evaluation.tables import print_tables, wide_console
+    from lightning_adastate.evaluation.console import wide_console
+    from lightning_adastate.evaluation.tables import print_tables
     from lightning_adastate.recipes.comparison import load_comparison
 
     smaller = ["--episodes=4", "--horizons=[24]"] if chosen.quick else ["--episodes=32"]

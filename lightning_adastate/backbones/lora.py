@@ -11,7 +11,6 @@ from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from lightning_adastate.backbones.adapters import (
     BASE,
@@ -23,6 +22,7 @@ from lightning_adastate.backbones.adapters import (
     read_adapter,
 )
 from lightning_adastate.backbones.base import Backbone
+from lightning_adastate.backbones.sharded import is_sharded
 from lightning_adastate.types import BackboneOutput, LivePositions, TextKV, TimeEmbedding, Window
 
 CHECKSUM = "base_checksum"
@@ -193,7 +193,7 @@ class LoRABackbone(Backbone):
             ValueError: If the weights are sharded over processes.
         """
         sums = torch.zeros(2, dtype=torch.float64)
-        if any(isinstance(tensor, DTensor) for tensor in self.base.parameters()):
+        if any(is_sharded(tensor) for tensor in self.base.parameters()):
             raise ValueError(
                 "`checkpoints: adapter` cannot be saved while the weights are sharded over processes (FSDP); "
                 "use `checkpoints: whole`, or the strategy ddp"

@@ -43,9 +43,14 @@ class Cache(Component, ABC):
         given = {"window_frames": window_frames, "budget_frames": budget_frames}
         counts = {name: value for name, value in given.items() if value is not None}
         if len(counts) != 1:
+            remedy = (
+                "; to replace one by the other, set that to null, as --model.cache.budget_frames=null"
+                if counts
+                else ""
+            )
             raise ValueError(
                 "give exactly one of `window_frames` (cached + live content, as AdaState counts) and "
-                f"`budget_frames` (anchor included, as everyone else counts), got {given}"
+                f"`budget_frames` (anchor included, as everyone else counts), got {given}{remedy}"
             )
         ((name, value),) = counts.items()
         if value < 1:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from lightning_adastate.evaluation.tables import wide_console
+from lightning_adastate.evaluation.console import wide_console
 from lightning_adastate.studies.loading import build_grid, study_parser
 from lightning_adastate.studies.study import Study
 

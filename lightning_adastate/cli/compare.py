@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from lightning_adastate.evaluation.tables import print_tables, wide_console
+from lightning_adastate.evaluation.console import wide_console
+from lightning_adastate.evaluation.tables import print_tables
 from lightning_adastate.files import output_folder
 from lightning_adastate.recipes.comparison import build_comparison, comparison_parser
 

@@ -6,10 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lightning_adastate.data import read_prompts
-from lightning_adastate.evaluation.tables import wide_console
+from lightning_adastate.evaluation.console import wide_console
 from lightning_adastate.evaluation.vbench import How, hand_over
 from lightning_adastate.evaluation.video_groups import VideoGroup, find_groups
-from lightning_adastate.evaluation.videos import evaluate
 from lightning_adastate.files import output_folder
 from lightning_adastate.recipes.parser import SentenceParser
 
@@ -71,6 +70,10 @@ def main(args: Sequence[str] | None = None) -> int:
     if parsed.vbench is not None:
         groups = find_groups(parsed.videos)
         return _hand_over(groups, parsed.prompts, parsed.vbench, parsed.hand_over)
+    from lightning_adastate.evaluation.videos import (
+        evaluate,  # torchmetrics takes as long as torch
+    )
+
     with output_folder(parsed.output):
         evaluation = evaluate(
             parsed.videos,

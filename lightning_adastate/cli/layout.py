@@ -8,7 +8,6 @@ from pathlib import Path
 from rich.console import Console
 
 from lightning_adastate.analysis.layout import lay_out
-from lightning_adastate.analysis.layout_pictures import layout_picture
 from lightning_adastate.analysis.layout_table import WIDTH, print_layout
 from lightning_adastate.analysis.operations import WAN_1_3B, Geometry
 from lightning_adastate.recipes.mechanism import (
@@ -56,6 +55,8 @@ def main(args: Sequence[str] | None = None) -> int:
     console = Console()
     print_layout(chunks, geometry, console if console.width >= WIDTH else Console(width=WIDTH))
     if parsed.picture is not None:
+        from lightning_adastate.analysis.layout_pictures import layout_picture
+
         title = configs[-1] if configs else type(mechanism.anchor).__name__
         layout_picture(parsed.picture, chunks, title=Path(title).stem)
         console.print(f"written to {parsed.picture}")

@@ -1,19 +1,7 @@
 """Data: prompts, videos with captions, and trajectories of a teacher."""
 
-from lightning_adastate.data.pan_world import PanWorldData
-from lightning_adastate.data.prompt_file import PromptFileData
-from lightning_adastate.data.prompts import read_prompts
-from lightning_adastate.data.resumable import ResumableData
-from lightning_adastate.data.sampler import ClipSampler
-from lightning_adastate.data.trajectories import TrajectoryData
-from lightning_adastate.data.video_folder import VideoFolderData
+import lazy_loader
 
-__all__ = [
-    "ClipSampler",
-    "PanWorldData",
-    "PromptFileData",
-    "ResumableData",
-    "TrajectoryData",
-    "VideoFolderData",
-    "read_prompts",
-]
+# Names of files and prompts are wanted where nothing trains; the data sets among them need Lightning, so each of the
+# names in __init__.pyi is imported when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

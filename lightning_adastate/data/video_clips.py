@@ -19,12 +19,11 @@ from torch.utils.data import Dataset
 
 from lightning_adastate.data.fitting import listed
 from lightning_adastate.data.sampler import Draw
+from lightning_adastate.data.video_names import SUFFIXES
 from lightning_adastate.media.reading import VideoInfo, probe_video, read_video
 from lightning_adastate.types import VideoBatch
 
 log = logging.getLogger(__name__)
-
-SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi")
 
 MOST_PROBES, VIDEOS_PER_PROBE = 8, 32
 """Processes that look at videos side by side, and how many videos are worth one more."""

@@ -1,8 +1,11 @@
-"""Names of generated videos as VBench looks for them: ``{prompt}-{index}.mp4``."""
+"""Names of video files, and those of generated ones as VBench looks for them: ``{prompt}-{index}.mp4``."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+
+SUFFIXES = (".mp4", ".mkv", ".mov", ".webm", ".avi")
+"""Endings of files that are taken for videos."""
 
 LONGEST_NAME = 255
 """Bytes of a file name, in every common file system."""

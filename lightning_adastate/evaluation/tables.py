@@ -28,9 +28,6 @@ SHOWN_HIDING = ("hero", "retention", "cycles")
 SHOWN_CYCLES = 10
 """Hides in the printed table; the csv file has all."""
 
-TABLE_WIDTH = 170
-"""Columns of text the tables need."""
-
 
 def print_tables(arms: Mapping[str, Arm], console: Console) -> None:
     """Print means with standard errors per horizon, then paired differences from the first arm."""
@@ -101,12 +98,6 @@ def swap_table(arms: Mapping[str, Arm]) -> Table | None:
         shares = (first.read, first.keep, first.take, last.keep, last.take, each.hero.donor)
         table.add_row(name, *(f"{share:.2f}" for share in shares), str(each.num_heroes))
     return table
-
-
-def wide_console() -> Console:
-    """Return a console on which the tables fit, whatever the output is piped into."""
-    console = Console()
-    return console if console.width >= TABLE_WIDTH else Console(width=TABLE_WIDTH)
 
 
 def _table(title: str, head: str, shown: Sequence[str]) -> Table:

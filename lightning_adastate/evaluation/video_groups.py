@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from lightning_adastate.data.video_clips import SUFFIXES
+from lightning_adastate.data.video_names import SUFFIXES
 from lightning_adastate.media.reading import VideoInfo, probe_video, read_pieces
-from lightning_adastate.metrics import CurveRecorder, VideoMetrics
-from lightning_adastate.metrics.video_recorder import MIN_FRAMES
+from lightning_adastate.metrics.video_recorder import MIN_FRAMES, CurveRecorder
+
+if TYPE_CHECKING:
+    from lightning_adastate.metrics import VideoMetrics
 
 
 @dataclass(frozen=True)

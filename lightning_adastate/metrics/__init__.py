@@ -1,25 +1,7 @@
 """Metrics of streams."""
 
-from lightning_adastate.metrics.pan import PAN_IDEAL, PanMetrics, PanScores, pan_scores
-from lightning_adastate.metrics.video_consistency import ConsistencyScores, VideoConsistency
-from lightning_adastate.metrics.video_drift import DriftScores, VideoDrift
-from lightning_adastate.metrics.video_dynamics import DynamicsScores, VideoDynamics
-from lightning_adastate.metrics.video_recorder import CurveRecorder, VideoCurves, video_curves
-from lightning_adastate.metrics.video_suite import VideoMetrics
+import lazy_loader
 
-__all__ = [
-    "PAN_IDEAL",
-    "ConsistencyScores",
-    "CurveRecorder",
-    "DriftScores",
-    "DynamicsScores",
-    "PanMetrics",
-    "PanScores",
-    "VideoConsistency",
-    "VideoCurves",
-    "VideoDrift",
-    "VideoDynamics",
-    "VideoMetrics",
-    "pan_scores",
-    "video_curves",
-]
+# Measuring a video needs torch alone; averaging over ranks needs torchmetrics, which takes as long to import as
+# torch. So each of the names in __init__.pyi is imported when it is first used.
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

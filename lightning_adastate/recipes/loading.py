@@ -39,7 +39,9 @@ PACKAGE = StreamModule.__module__.split(".")[0]
 def import_families() -> None:
     """Import every family and installed plug-in, so that their classes can be named without their path."""
     for family in FAMILIES:
-        importlib.import_module(f"lightning_adastate.{family}")
+        found = importlib.import_module(f"lightning_adastate.{family}")
+        for name in getattr(found, "__all__", ()):
+            getattr(found, name)  # a family may import its members when they are first used
     for plugin in entry_points(group="lightning_adastate.plugins"):
         plugin.load()
 

@@ -8,13 +8,24 @@ import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
-from typing import Any, NoReturn, cast
+from typing import IO, Any, NoReturn, cast
 
 from jsonargparse import ArgumentParser, Namespace
 
 from lightning_adastate.components.base import constructor_defaults
 from lightning_adastate.recipes.explain import explain
-from lightning_adastate.recipes.private_hooks import StrictParser
+from lightning_adastate.recipes.help_text import LINES, short_help
+from lightning_adastate.recipes.list_items import with_list_items
+from lightning_adastate.recipes.private_hooks import (
+    HelpAll,
+    StrictParser,
+    has_help,
+    option_groups,
+    option_strings,
+    positionals,
+    sort_groups,
+    subcommand_parser,
+)
 
 MAY_BE_INFINITE = ("max_weight",)
 """Arguments for which infinity means that there is no limit."""
@@ -33,6 +44,24 @@ class SentenceParser(StrictParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         kwargs.setdefault("allow_abbrev", False)
         super().__init__(*args, **kwargs)
+        self.add_argument("--help_all", action=HelpAll, help="Show every option, and exit.")
+
+    def print_help(self, file: IO[str] | None = None) -> None:  # type: ignore[override]
+        """Print a help of one screen if there is more; ``print_help_all`` prints it whole."""
+        if not has_help(self):  # the arguments of a class
+            super().print_help(file)
+            return
+        sort_groups(self, self.prog.split()[-1])
+        text = self.format_help()
+        if text.count("\n") > LINES:
+            prog = self.prog.replace(" [options]", "")
+            text = short_help(prog, positionals(self), self.description or "", option_groups(self))
+        (file or sys.stdout).write(text)
+
+    def print_help_all(self) -> None:
+        """Print all options, those of other people behind ours."""
+        sort_groups(self, self.prog.split()[-1])
+        super().print_help()
 
     def parse_args(  # type: ignore[override]
         self,
@@ -40,10 +69,12 @@ class SentenceParser(StrictParser):
         namespace: Namespace | None = None,
         **kwargs: Any,
     ) -> Namespace:
-        """Parse command-line arguments; numbers must be finite."""
+        """Parse command-line arguments; numbers must be finite, and single items of lists can be set."""
         outermost = not _parsing.get()
         before = _parsing.set(True)
         try:
+            if outermost and args is not None:
+                args = self._with_list_items(args)
             parsed = super().parse_args(args, namespace, **kwargs)
         finally:
             _parsing.reset(before)
@@ -54,6 +85,15 @@ class SentenceParser(StrictParser):
             if not _is_default(class_path, name, value):
                 self.error(f"{key}: expected a finite number, got {value}")
         return parsed
+
+    def _with_list_items(self, args: Sequence[str]) -> Sequence[str]:
+        try:
+            return with_list_items(args, super().parse_args, self._options_of)
+        except ValueError as error:
+            self.error(str(error), error)
+
+    def _options_of(self, verb: str | None) -> list[str]:
+        return option_strings(self if verb is None else subcommand_parser(self, verb))
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Say what is wrong in one sentence and leave with exit code 2."""

@@ -6,12 +6,15 @@ list the options and classes that there are.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import jsonargparse._typehints as typehints
 from jsonargparse import ArgumentParser, Namespace
+
+from lightning_adastate.recipes.help_text import NAMED, OptionGroup, OptionHelp, ordered
 
 DISCARD = "discard_init_args_on_class_path_change"
 
@@ -38,6 +41,15 @@ def nothing_inherited() -> Iterator[None]:
         yield
     finally:
         setattr(typehints, DISCARD, before)
+
+
+class HelpAll(argparse._HelpAction):
+    """Print the whole help, and leave. It is of argparse's kind so that the help of a class does not list it."""
+
+    def __call__(self, parser: Any, *args: object) -> None:
+        """Print and leave."""
+        parser.print_help_all()
+        parser.exit()
 
 
 class StrictParser(ArgumentParser):
@@ -101,3 +113,59 @@ def _empty_mappings(
         if not (value if isinstance(value, dict) else vars(value)) and not is_branch:
             yield key
         yield from _empty_mappings(value, known, f"{key}.")
+
+
+def has_help(parser: ArgumentParser) -> bool:
+    """Tell whether a parser answers to ``--help``; those that print the arguments of a class do not."""
+    return any(isinstance(action, argparse._HelpAction) for action in parser._actions)
+
+
+def sort_groups(parser: ArgumentParser, verb: str) -> None:
+    """Put the groups of options into the order they are shown in."""
+    groups = parser._action_groups
+    keys = [_key_of(group._group_actions) for group in groups]
+    parser._action_groups = [groups[place] for place in ordered(keys, verb)]
+
+
+def option_groups(parser: ArgumentParser) -> list[OptionGroup]:
+    """Return what a help says of a parser's options, in its order of groups."""
+    found = []
+    for group in parser._action_groups:
+        shown = [each for each in group._group_actions if each.help != argparse.SUPPRESS]
+        actions = [each for each in shown if not each.dest.endswith(".help")]
+        if actions:
+            options = tuple(_option_help(action) for action in actions)
+            key, title = _key_of(actions), group.title or "options"
+            found.append(OptionGroup(key, title, options, len(actions) < len(shown)))
+    return found
+
+
+def _key_of(actions: Sequence[argparse.Action]) -> str:
+    """Return the first part that options have in common, or nothing."""
+    heads = {string.lstrip("-").split(".")[0] for a in actions for string in a.option_strings[-1:]}
+    return heads.pop() if len(heads) == 1 and len(actions) > 1 else ""
+
+
+def _option_help(action: argparse.Action) -> OptionHelp:
+    """Return what a help says of one option."""
+    strings = [string for string in action.option_strings if not string.endswith("+")]
+    name = ", ".join(strings) or action.dest
+    if strings and action.nargs != 0:
+        choices = action.metavar if isinstance(action.metavar, str) else ""
+        short = choices.startswith("{") and len(name) + len(choices) < NAMED
+        name += (
+            f" {choices}" if short else f" {strings[-1].rpartition('.')[2].lstrip('-').upper()}"
+        )
+    default = action.default
+    shown = isinstance(default, (str, int, float)) and default != argparse.SUPPRESS
+    written = str(default).lower() if isinstance(default, bool) else str(default)
+    text = "" if action.help is None else str(action.help).replace("%%", "%")
+    return OptionHelp(name, text, written if shown else "")
+
+
+def subcommand_parser(parser: ArgumentParser, name: str) -> ArgumentParser:
+    """Return the parser of a subcommand, or the parser itself where it has none."""
+    subcommands = getattr(parser, "_subcommands_action", None)
+    return (
+        parser if subcommands is None else cast(ArgumentParser, subcommands._name_parser_map[name])
+    )

@@ -44,6 +44,18 @@ def check_yaml(path: Path, seen: frozenset[Path] = frozenset()) -> None:
                 check_yaml(named, seen | {path.resolve()})
 
 
+def top_level_keys(path: Path) -> list[str]:
+    """Return the keys at the top of a configuration file; none where it is no mapping.
+
+    Raises:
+        ValueError: If the file is no configuration.
+    """
+    tree = _compose(path)
+    if not isinstance(tree, yaml.MappingNode):
+        return []
+    return [key.value for key, _ in tree.value if key.value != "<<"]
+
+
 def _compose(path: Path) -> yaml.Node | None:
     """Read a file into nodes, each of which is there once however often it is referred to."""
     size = path.stat().st_size

@@ -6,7 +6,8 @@ import hashlib
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+
+from lightning_adastate.backbones.sharded import is_sharded
 
 ROW = 1 << 16
 """Numbers in one sum: below 2^53 whatever they are, so float64 holds it exactly."""
@@ -29,7 +30,7 @@ def weights_fingerprint(network: nn.Module) -> str:
     digest = hashlib.sha256()
     sums = []
     for name, tensor in [*network.named_parameters(), *network.named_buffers()]:
-        whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+        whole = tensor.full_tensor() if is_sharded(tensor) else tensor
         digest.update(f"/{name}/{whole.dtype}/{tuple(whole.shape)}".encode())
         sums.append(_row_sums(whole))
     if sums:

@@ -9,9 +9,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lightning_adastate.backbones.base import Backbone
+from lightning_adastate.backbones.sharded import is_sharded
 from lightning_adastate.weights.files import WeightFiles
 from lightning_adastate.weights.names import strip
 
@@ -168,7 +168,9 @@ def check_finite(values: Tensor, name: str, source: str) -> None:
 @torch.no_grad()
 def fill_tensor(own: Tensor, values: Tensor) -> None:
     """Copy a whole tensor into one that may be sharded over processes: each takes its part, none sends any."""
-    if isinstance(own, DTensor):
+    if is_sharded(own):
+        from torch.distributed.tensor import distribute_tensor
+
         values = distribute_tensor(
             values.to(own.device), own.device_mesh, own.placements, src_data_rank=None
         )
