@@ -127,11 +127,13 @@ def commit() -> str | None:
     """Return the commit that runs, asked of git or of what `gpu_steps.sh prepare` left; ``None`` if neither knows."""
     ask = ["git", "-C", str(ROOT)]
     try:
-        told = subprocess.run([*ask, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
+        told = subprocess.run(
+            [*ask, "rev-parse", "HEAD"], check=False, capture_output=True, text=True
+        ).stdout
     except FileNotFoundError:  # no git on this machine
         told = ""
     if told:
-        changed = subprocess.run([*ask, "diff", "--quiet", "HEAD"]).returncode
+        changed = subprocess.run([*ask, "diff", "--quiet", "HEAD"], check=False).returncode
         return f"{told.strip()}{' and changes' if changed else ''}"
     left = ROOT / ".carry" / "commit"
     return left.read_text().strip() if left.exists() else None
