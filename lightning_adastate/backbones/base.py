@@ -18,7 +18,8 @@ from lightning_adastate.types import BackboneOutput, LivePositions, TextKV, Time
 class Backbone(nn.Module, Component, ABC):
     """Predict velocity. A backbone never writes a cache and holds no stream state.
 
-    ``cuda_graphs: steady`` lets a stream record its passes once the window is full.
+    ``cuda_graphs: steady`` lets a stream record its passes once the window is full. ``ends_at_kv`` says that
+    ``forward`` takes ``kv_only``, which spares a clean pass what nobody reads.
     """
 
     in_channels: int
@@ -27,6 +28,7 @@ class Backbone(nn.Module, Component, ABC):
     head_dim: int
     text_dim: int
     cuda_graphs: Literal["never", "steady"] = "never"
+    ends_at_kv: bool = False
 
     @abstractmethod
     def tokens_per_frame(self, height: int, width: int) -> int:
@@ -58,6 +60,7 @@ class Backbone(nn.Module, Component, ABC):
         return_kv: bool = False,
         return_query: bool = False,
         time: TimeEmbedding | None = None,
+        kv_only: bool = False,
     ) -> BackboneOutput:
         """Predict velocity for every frame.
 
@@ -73,6 +76,8 @@ class Backbone(nn.Module, Component, ABC):
             return_kv: Also return the frames' raw keys and values of all layers.
             return_query: Also return their raw queries, for anchors that select by attention.
             time: What ``embed_time`` made of ``timestep_BF``; ``None`` makes it here.
+            kv_only: End at the last layer's keys and values, and predict the velocity of no frames. Only for
+                backbones that ``ends_at_kv``.
         """
 
     def weight_slots(self, names: Collection[str]) -> dict[str, Tensor]:

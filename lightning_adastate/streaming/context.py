@@ -73,6 +73,7 @@ class ChunkContext:
         return_kv: bool,
         reads_anchor: bool = True,
         reads_window: int | None = None,
+        kv_only: bool = False,
     ) -> BackboneOutput:
         """Call the backbone on the live frames, state frames first.
 
@@ -82,11 +83,14 @@ class ChunkContext:
             return_kv: Also return their raw keys and values.
             reads_anchor: Whether the pass sees the anchor.
             reads_window: How many of the newest cached frames it sees; ``None`` is all.
+            kv_only: Nobody reads its velocity. It is spared where the backbone can and no observer looks.
         """
         assert self.state.text_kv is not None, "a loaded state needs `Streamer.resume`"
         reads = PassReads(reads_anchor, reads_window)
         watched = self.observer is not None and self.observer.needs_kv
         shows_kv = return_kv or watched
+        ends_early = kv_only and self.backbone.ends_at_kv and self.observer is None
+        more = {"kv_only": True} if ends_early else {}  # others need not know the word
         positions = self.live_positions(latents_BFCHW.shape[1])
         window = self.window(reads)
         time = None
@@ -107,6 +111,7 @@ class ChunkContext:
                 window=window,
                 return_kv=shows_kv,
                 return_query=shows_kv and self.query,
+                **more,
             )
 
         if time is None or window is None or not window.is_steady:
