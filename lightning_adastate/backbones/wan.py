@@ -225,7 +225,8 @@ class WanTransformer(Backbone):
 
         Autograd keeps what layers made, and under autocast keys and values have formats of their own.
         """
-        if torch.is_grad_enabled() or torch.is_autocast_enabled(x_BSE.device.type):
+        device = "cpu" if x_BSE.is_meta else x_BSE.device.type  # a rehearsal is the CPU's
+        if torch.is_grad_enabled() or torch.is_autocast_enabled(device):
             return None
         shape = (self.num_layers, *x_BSE.shape[:2], self.num_heads, self.head_dim)
         return x_BSE.new_empty(shape), x_BSE.new_empty(shape)

@@ -13,7 +13,7 @@ from torch import Tensor
 from lightning_adastate.backbones.base import Backbone
 from lightning_adastate.caches.base import count_frames, split_oldest
 from lightning_adastate.noise import NoiseKey, NoiseSource, Slot
-from lightning_adastate.rope import RopeTable, places_table, rope_table, rotate
+from lightning_adastate.rope import RopeTable, places_table, rope_table, rotate, rotate_into
 from lightning_adastate.streaming.buffers import StreamBuffers
 from lightning_adastate.streaming.cuda_graphs import Call
 from lightning_adastate.streaming.observer import StepObserver
@@ -245,7 +245,7 @@ class ChunkContext:
         start = 0
         for part, table in zip(parts, tables, strict=True):
             stop = start + table.num_tokens
-            key[:, :, start:stop] = rotate(part.key_LBFTND.flatten(2, 3), table)
+            rotate_into(key[:, :, start:stop], part.key_LBFTND.flatten(2, 3), table)
             value[:, :, start:stop] = part.value_LBFTND.flatten(2, 3)
             start = stop
         return Window(key, value, start, True, steady)
