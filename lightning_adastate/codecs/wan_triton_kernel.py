@@ -15,7 +15,7 @@ ROWS = 16
 
 # Of Triton's language only what is built in: its library in Triton is compiled or interpreted as it was when it was
 # first imported, which may have been long before a test asked for the interpreter.
-@triton.jit  # type: ignore[untyped-decorator]
+@triton.jit
 def _plus(a, b):  # type: ignore[no-untyped-def]  # noqa: ANN001, ANN202
     """Add two numbers."""
     return a + b
