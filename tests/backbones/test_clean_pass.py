@@ -110,3 +110,8 @@ def test_keys_and_values_are_written_once_where_they_will_live():
     block = last.state.blocks[-1]
     assert block.key_LBFTND.data_ptr() == rooms[-1][0].data_ptr()
     assert block.value_LBFTND.data_ptr() == rooms[-1][1].data_ptr()
+    apart = streamer_of("static")
+    apart.backbone._room = lambda x: None
+    (*_, wanted) = states(apart, 2)
+    assert torch.equal(block.key_LBFTND, wanted.state.blocks[-1].key_LBFTND)
+    assert torch.equal(block.value_LBFTND, wanted.state.blocks[-1].value_LBFTND)
