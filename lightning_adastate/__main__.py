@@ -27,6 +27,7 @@ MODEL_VERBS = {
 
 SMALL_VERBS = {
     "plan": "predict what a recipe takes of memory, part by part, before anything is loaded",
+    "doctor": "say what this machine has, which fast paths a recipe takes on it and why, and what to do",
     "layout": "show which frames each chunk of a configuration attends to, where they stand, and the cost",
     "attention": "measure how much attention the anchor and each cached frame get in a stream",
     "compare": "stream the same weights, prompts and noise with several anchors, and score them",

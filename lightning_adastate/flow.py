@@ -40,7 +40,7 @@ class SigmaTable:
     @cached_property
     def sigmas(self) -> Tensor:
         """Return ``[1000]`` levels in float32, falling from 1."""
-        grid = torch.linspace(1.0, 0.0, NUM_TIMESTEPS + 1)[:-1]
+        grid = torch.linspace(1.0, 0.0, NUM_TIMESTEPS + 1, dtype=torch.float32)[:-1]
         return shift_sigma(grid, self.shift)
 
     @cached_property
@@ -56,7 +56,7 @@ class SigmaTable:
 
     def warp(self, steps: Sequence[float]) -> list[float]:
         """Return the shifted timesteps of unshifted integer ``steps``; 1000 is pure noise, 0 is clean."""
-        full = torch.cat([self.timesteps, torch.zeros(1)])
+        full = torch.cat([self.timesteps, self.timesteps.new_zeros(1)])
         return [float(full[NUM_TIMESTEPS - int(step)]) for step in steps]
 
 

@@ -58,7 +58,7 @@ class CounterNoise(NoiseSource):
             name = f"{seed}/{stream}/{key.chunk}/{key.step}/{key.slot}".encode()
             digest = hashlib.blake2b(name, digest_size=8).digest()
             generator = torch.Generator().manual_seed(int.from_bytes(digest, "big") >> 1)
-            rows.append(torch.randn(shape_FCHW, generator=generator))
+            rows.append(torch.randn(shape_FCHW, generator=generator, dtype=torch.float32))
         return torch.stack(rows)
 
 

@@ -1,6 +1,6 @@
 """The package keeps its shape: arrows point down, files stay short, nothing unsafe is loaded.
 
-Five rules, each in one loop over all files that lists every offence.
+Six rules, each in one loop over all files that lists every offence.
 """
 
 import ast
@@ -28,6 +28,7 @@ RANKS = (
     ("generation",),
     ("recipes",),
     ("memory", "studies"),
+    ("doctor",),
     ("cli",),
     ("__main__", "__init__"),
     ("demo",),
@@ -110,6 +111,21 @@ def test_nothing_is_unpickled():
                 called == "torch.load" and safe != "True"
             ):
                 wrong.append(f"{name}:{node.lineno} {called}")
+    assert wrong == []
+
+
+def test_nothing_that_is_drawn_takes_the_default_dtype():
+    """With Lightning's bf16-true that is bfloat16. Weights do, on purpose: they are built in the format they will have."""
+    drawn = {"torch.randn", "torch.rand", "torch.linspace"}
+    wrong = [
+        f"{name}:{node.lineno} {ast.unparse(node.func)}"
+        for name, tree in TREES.items()
+        if room(name) != "backbones"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in drawn
+        and "dtype" not in {keyword.arg for keyword in node.keywords}
+    ]
     assert wrong == []
 
 

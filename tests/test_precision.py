@@ -6,7 +6,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 from torch.optim import AdamW
-from training_toy import ClipData, self_forcing, trainer
+from training_toy import ClipData, backbone, self_forcing, trainer
 
 from lightning_adastate.anchors import StaticAnchor
 from lightning_adastate.training.optimization import build_optimizer
@@ -64,6 +64,23 @@ def test_a_pass_after_a_step_sees_the_weights_after_it():
         before.sum().backward()
         optimizer.step()
         assert not torch.equal(layer(x), before)
+
+
+def test_keys_queries_and_values_are_of_one_dtype_under_autocast():
+    """Otherwise no named kernel takes them, and every layer casts the cache."""
+    model = backbone()
+    text = torch.randn(1, 4, 8)
+    with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16):
+        kv = model.text_kv(text)
+        out = model(
+            torch.randn(1, 2, 12, 2, 3),
+            timestep_BF=torch.zeros(1, 2),
+            text=kv,
+            return_kv=True,
+            return_query=True,
+        )
+    half = {out.kv.key_LBFTND.dtype, out.kv.value_LBFTND.dtype, out.query_LBFTND.dtype}
+    assert half | {kv.key_LBSND[0].dtype, kv.value_LBSND[0].dtype} == {torch.bfloat16}
 
 
 def test_scaled_gradients_are_refused(tmp_path):

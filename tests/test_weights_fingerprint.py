@@ -79,13 +79,6 @@ def test_sums_are_exact():
     assert weights_fingerprint(full) != before
 
 
-@pytest.mark.gpu
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_the_device_does_not_count(dtype):
-    net = network(dtype=dtype, size=5_000_011)
-    assert weights_fingerprint(net) == weights_fingerprint(net.to("cuda"))
-
-
 def test_an_adapter_is_part_of_it():
     pytest.importorskip("peft")
     plain = weights_fingerprint(golden_backbone())

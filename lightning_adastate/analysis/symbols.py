@@ -161,7 +161,8 @@ class SymbolicBackbone(Backbone):
         tokens = self.grid[0] * self.grid[1]
         x_LBFTND = torch.zeros(1, 1, num_frames, tokens, 1, self.head_dim)
         generator = torch.Generator().manual_seed(1_000_003 * (seed + 1) & 0xFFFFFFFF)
-        drawn = torch.randn(num_frames, tokens, RANDOM_DIMS, generator=generator)
+        shape = (num_frames, tokens, RANDOM_DIMS)
+        drawn = torch.randn(shape, generator=generator, dtype=torch.float32)
         x_LBFTND[0, 0, :, :, 0, -RANDOM_DIMS:] = drawn
         return x_LBFTND
 

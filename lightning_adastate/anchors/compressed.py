@@ -118,8 +118,8 @@ class CompressedAnchor(Anchor):
             math.ceil(size / step) for size, step in zip(grid, self.stride, strict=True)
         )
         sample = frames.key_LBFTND
-        row = (torch.arange(rows, device=sample.device) + 0.5) * (grid[0] / rows) - 0.5
-        column = (torch.arange(columns, device=sample.device) + 0.5) * (grid[1] / columns) - 0.5
+        row = _middles(rows, grid[0], sample.device)
+        column = _middles(columns, grid[1], sample.device)
         row_LBFT = row.repeat_interleave(columns)[None, None, None]
         places = TokenPlaces(
             torch.zeros_like(row_LBFT), row_LBFT, column.repeat(rows)[None, None, None]
@@ -153,3 +153,9 @@ def _pool(x_LBFTND: Tensor, grid: tuple[int, int], packed: tuple[int, int]) -> T
     return rearrange(
         pooled, "(l b f) (n d) h w -> l b f (h w) n d", l=layers, b=rows, f=frames, n=heads
     )
+
+
+def _middles(parts: int, size: int, device: torch.device) -> Tensor:
+    """Return the middle of each of ``parts`` equal parts of ``size`` tokens, float32."""
+    index = torch.arange(parts, device=device, dtype=torch.float32)
+    return (index + 0.5) * (size / parts) - 0.5

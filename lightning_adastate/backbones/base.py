@@ -18,8 +18,9 @@ from lightning_adastate.types import BackboneOutput, LivePositions, TextKV, Time
 class Backbone(nn.Module, Component, ABC):
     """Predict velocity. A backbone never writes a cache and holds no stream state.
 
-    ``cuda_graphs: steady`` lets a stream record its passes once the window is full. ``ends_at_kv`` says that
-    ``forward`` takes ``kv_only``, which spares a clean pass what nobody reads.
+    ``cuda_graphs: steady`` lets a stream record its passes once the window is full; ``compile_blocks: steady``
+    compiles what it repeats. ``auto`` leaves it to whoever streams (``SpeedPlan``), and is ``never`` until then. ``ends_at_kv`` says
+    that ``forward`` takes ``kv_only``, which spares a clean pass what nobody reads.
     """
 
     in_channels: int
@@ -27,7 +28,8 @@ class Backbone(nn.Module, Component, ABC):
     num_heads: int
     head_dim: int
     text_dim: int
-    cuda_graphs: Literal["never", "steady"] = "never"
+    cuda_graphs: Literal["auto", "never", "steady"] = "never"
+    compile_blocks: Literal["auto", "never", "steady"] = "never"
     ends_at_kv: bool = False
 
     @abstractmethod
@@ -79,6 +81,10 @@ class Backbone(nn.Module, Component, ABC):
             kv_only: End at the last layer's keys and values, and predict the velocity of no frames. Only for
                 backbones that ``ends_at_kv``.
         """
+
+    def use_kernels(self, names: tuple[str, ...]) -> None:
+        """Attend with the first of these kernels that applies, where there is a choice."""
+        del names
 
     def weight_slots(self, names: Collection[str]) -> dict[str, Tensor]:
         """Return the tensors that a file of weights fills, by their names there, sharing memory.

@@ -28,7 +28,6 @@ from lightning_adastate.types import (
 )
 
 Layers = Tensor | list[Tensor]
-"""What all layers made: one tensor, or one each."""
 MAX_PERIOD = 10000.0
 """Longest period of the sinusoidal timestep embedding."""
 
@@ -51,13 +50,14 @@ class WanTransformer(Backbone):
         text_tokens: Text is zero-padded to this many tokens, and the padding is attended to.
         eps: Epsilon of all norms.
         attention: ``sdpa`` is PyTorch's own; ``cudnn``, ``flash`` and ``flash3`` insist on that kernel and
-            need CUDA and half precision; ``auto`` takes FlashAttention where it applies; ``flex`` skips what a
-            frame mask hides (parallel training) and is ``sdpa`` elsewhere.
+            need CUDA and half precision; ``auto`` takes what is fastest on the card that is there; ``flex`` skips what
+            a frame mask hides (parallel training) and is ``sdpa`` elsewhere.
         checkpoint_activations: Recompute each block in the backward pass to save memory.
         compile_blocks: ``steady`` compiles a block with torch.compile and uses it once the window of a
-            stream is full; training and the first chunks run plain.
+            stream is full; training and the first chunks run plain. ``auto`` leaves it to ``generation.speed``.
         cuda_graphs: ``steady`` records the passes of a stream as CUDA graphs once its window is full, and
-            replays them; where that cannot be done they run plain, with a warning.
+            replays them; where that cannot be done they run plain, with a warning. ``auto`` leaves it to
+            ``generation.speed``.
 
     Raises:
         ValueError: If sizes do not divide, or the attention backend is not available.
@@ -83,8 +83,8 @@ class WanTransformer(Backbone):
         eps: float = 1e-6,
         attention: AttentionBackend = "sdpa",
         checkpoint_activations: bool = False,
-        compile_blocks: Literal["never", "steady"] = "never",
-        cuda_graphs: Literal["never", "steady"] = "never",
+        compile_blocks: Literal["auto", "never", "steady"] = "never",
+        cuda_graphs: Literal["auto", "never", "steady"] = "never",
     ) -> None:
         super().__init__()
         if dim % num_heads:
@@ -103,7 +103,7 @@ class WanTransformer(Backbone):
         self.patch_size = patch_size
         self.kernels = kernels
         self.checkpoint_activations = checkpoint_activations
-        self.compile_blocks: Literal["never", "steady"] = compile_blocks
+        self.compile_blocks = compile_blocks
         self.cuda_graphs = cuda_graphs
         patch = self.patch_size[1] * self.patch_size[2]
         self.patch_embedding = nn.Conv3d(in_channels, dim, self.patch_size, self.patch_size)
@@ -138,6 +138,12 @@ class WanTransformer(Backbone):
                 f"got {(height, width)}"
             )
         return height // patch_h, width // patch_w
+
+    def use_kernels(self, names: tuple[str, ...]) -> None:
+        """Attend with the first of these kernels that applies."""
+        self.kernels = names
+        for block in self._blocks():
+            block.self_attn.kernels = block.cross_attn.kernels = names
 
     def text_kv(self, text_BSD: Tensor) -> TextKV:
         """Embed the text and project it to every layer's keys and values.
@@ -221,10 +227,7 @@ class WanTransformer(Backbone):
         return BackboneOutput(velocity, kv, query)
 
     def _room(self, x_BSE: Tensor) -> tuple[Tensor, Tensor] | None:
-        """Return memory for all layers' keys and values, where they can be written at once, or ``None``.
-
-        Autograd keeps what layers made, and under autocast keys and values have formats of their own.
-        """
+        """Return memory for all layers' keys and values; ``None`` under autograd, which keeps them, or autocast."""
         device = "cpu" if x_BSE.is_meta else x_BSE.device.type  # a rehearsal is the CPU's
         if torch.is_grad_enabled() or torch.is_autocast_enabled(device):
             return None

@@ -44,7 +44,10 @@ KEEPS_NOTHING = Keeps()
 
 
 class RMSNorm(nn.Module):
-    """Normalise over the whole model dimension: float32 inside, cast before the weight (as Wan does)."""
+    """Normalise over the whole model dimension: float32 inside, cast before the weight (as Wan does).
+
+    The weight is cast as well: under autocast queries and keys are then of one dtype with the values.
+    """
 
     def __init__(self, dim: int, eps: float) -> None:
         super().__init__()
@@ -54,7 +57,7 @@ class RMSNorm(nn.Module):
     def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
         """Return the normalised input in its own dtype, written to ``out`` if there is one."""
         normed = rms_norm(x.float(), (x.shape[-1],), None, self.eps)
-        return torch.mul(normed.to(x.dtype), self.weight, out=out)
+        return torch.mul(normed.to(x.dtype), self.weight.to(x.dtype), out=out)
 
 
 class WanAttention(nn.Module):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -20,12 +21,14 @@ class Codec(Component, nn.Module, ABC):
 
     Both ways are streamed: the memory goes in and comes out, so a stream can be saved and branched.
     A stream that encodes and one that decodes have a memory each. Pixels are floats in [0, 1]; the
-    first latent frame stands for one pixel frame, each later one for ``temporal_stride``.
+    first latent frame stands for one pixel frame, each later one for ``temporal_stride``. ``compile_passes:
+    steady`` compiles passes behind a stream's first, where a codec can.
     """
 
     latent_channels: int
     spatial_stride: int
     temporal_stride: int
+    compile_passes: Literal["auto", "never", "steady"] = "never"
 
     def encode(self, video_BFCHW: Tensor) -> Tensor:
         """Return the latents ``[B, F', C', H', W']`` of a whole clip ``[B, F, 3, H, W]`` in [0, 1].

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from lightning_adastate.codecs import tiny_layers
 from lightning_adastate.codecs.base import Codec, CodecState
+from lightning_adastate.codecs.latent_scale import LatentScale
 
 # fmt: off
 WAN_MEAN = (
@@ -70,12 +71,7 @@ class TinyCodec(Codec):
                 f"`latents: raw` is for Wan2.1's {len(WAN_MEAN)} channels, {weights!r} has "
                 f"{self.latent_channels}"
             )
-        # Constants, not state; not saved, and float32 whatever the weights are.
-        for name, values in (("mean", WAN_MEAN), ("std", WAN_STD)):
-            constant = torch.tensor(values).view(1, 1, -1, 1, 1)
-            self.register_buffer(f"latents_{name}", constant, persistent=False)
-        self.latents_mean: Tensor
-        self.latents_std: Tensor
+        self.scale = LatentScale(WAN_MEAN, WAN_STD)
 
     @torch.no_grad()
     def decode(self, latents_BFCHW: Tensor, state: CodecState) -> tuple[Tensor, CodecState]:
@@ -85,9 +81,7 @@ class TinyCodec(Codec):
                 f"expected latents [B, F, {self.latent_channels}, H, W], "
                 f"got shape {tuple(latents_BFCHW.shape)}"
             )
-        latents = latents_BFCHW.float()
-        if self.raw:
-            latents = latents * self.latents_std + self.latents_mean
+        latents = self.scale.restore(latents_BFCHW) if self.raw else latents_BFCHW.float()
         video, memory = self._run(self.decoder, latents, self._own(state), self.frames_per_pass)
         if not state:
             video = video[:, self.temporal_stride - 1 :]

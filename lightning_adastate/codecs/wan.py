@@ -14,7 +14,9 @@ from torch import Tensor
 
 from lightning_adastate.codecs import wan_fast, wan_plain, wan_triton
 from lightning_adastate.codecs.base import Codec, CodecState
+from lightning_adastate.codecs.latent_scale import LatentScale
 from lightning_adastate.codecs.wan_native import load_native, native_file
+from lightning_adastate.components.compiled import CompiledOrPlain
 
 if TYPE_CHECKING:
     from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
@@ -43,11 +45,14 @@ class WanCodec(Codec):
         frames_per_pass: Latent frames that ``fast`` decodes or encodes at once; more needs more memory.
         dtype: Of the weights and of the work. Latents and pixels come out as float32.
         compile_passes: ``steady`` compiles passes behind a stream's first with torch.compile; needs ``fast``.
+            ``auto`` leaves it to ``generation.speed``.
 
     Raises:
         ValueError: If the folder is not there, or holds another VAE, or an option does not fit.
         ImportError: If diffusers is not installed.
     """
+
+    neutral_arguments = frozenset({"compile_passes"})
 
     def __init__(
         self,
@@ -56,7 +61,7 @@ class WanCodec(Codec):
         path: Literal["plain", "fast", "triton"] = "fast",
         frames_per_pass: int = 3,
         dtype: Literal["float32", "bfloat16"] = "float32",
-        compile_passes: Literal["never", "steady"] = "never",
+        compile_passes: Literal["auto", "never", "steady"] = "never",
     ) -> None:
         super().__init__()
         if frames_per_pass < 1:
@@ -77,13 +82,7 @@ class WanCodec(Codec):
         self.latent_channels = config["z_dim"]
         self.spatial_stride = config["scale_factor_spatial"]
         self.temporal_stride = config["scale_factor_temporal"]
-        # Constants, not state; not saved, and float32 whatever the weights are.
-        shape = (1, 1, self.latent_channels, 1, 1)
-        for name in ("mean", "std"):
-            values = torch.tensor(config[f"latents_{name}"], dtype=torch.float32)
-            self.register_buffer(f"latents_{name}", values.view(shape), persistent=False)
-        self.latents_mean: Tensor
-        self.latents_std: Tensor
+        self.scale = LatentScale(config["latents_mean"], config["latents_std"])
 
     @torch.no_grad()
     def encode_next(self, video_BFCHW: Tensor, state: CodecState) -> tuple[Tensor, CodecState]:
@@ -108,8 +107,7 @@ class WanCodec(Codec):
         for group in video_BCFHW.split(sizes, dim=2):
             mean, memory = self._run(way, group, memory)
             parts.append(mean)
-        latents = torch.cat(parts, dim=2).transpose(1, 2).float()
-        return (latents - self.latents_mean) / self.latents_std, memory
+        return self.scale.normalise(torch.cat(parts, dim=2).transpose(1, 2)), memory
 
     @torch.no_grad()
     def decode(self, latents_BFCHW: Tensor, state: CodecState) -> tuple[Tensor, CodecState]:
@@ -121,7 +119,7 @@ class WanCodec(Codec):
             )
         memory = self._own(state, "decoder")
         way = WAYS[self.path].decode_frames
-        latents_BCFHW = self._work(latents_BFCHW.float() * self.latents_std + self.latents_mean)
+        latents_BCFHW = self._work(self.scale.restore(latents_BFCHW))
         parts = []
         for group in latents_BCFHW.split(self._sizes(latents_BCFHW.shape[2]), dim=2):
             pixels, memory = self._run(way, group, memory)
@@ -138,7 +136,7 @@ class WanCodec(Codec):
         self, way: Way, x_BCFHW: Tensor, memory: Mapping[str, Tensor]
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Run one pass, compiled if it is asked for and the stream has begun."""
-        if self.compile_passes == "steady" and memory:
+        if self.compile_passes == "steady" and self.path == "fast" and memory:
             way = compiled(way)
         return way(self.vae, x_BCFHW, memory)
 
@@ -164,7 +162,7 @@ class WanCodec(Codec):
 @cache
 def compiled(way: Way) -> Way:
     """Return the compiled pass of this process, one for all codecs; each shape compiles once."""
-    return torch.compile(way, dynamic=False)
+    return CompiledOrPlain(way, "the codec's passes")
 
 
 def load_vae(folder: str, dtype: torch.dtype) -> AutoencoderKLWan:

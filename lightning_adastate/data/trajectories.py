@@ -53,7 +53,7 @@ def collate(rows: list[Row]) -> TrajectoryBatch:
     contexts = [one.context_FCHW for one in trajectories if one.context_FCHW is not None]
     return {
         "latents": torch.stack([one.latents_KFCHW for one in trajectories]),
-        "sigmas": torch.tensor([row.sigmas for row in rows]),
+        "sigmas": torch.tensor([row.sigmas for row in rows], dtype=torch.float32),
         "context": torch.stack(contexts) if contexts else None,
         "prompts": [one.prompt for one in trajectories],
     }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Generator, Iterator
 from contextlib import closing
+from dataclasses import replace
 
 from rich.progress import (
     BarColumn,
@@ -29,6 +30,7 @@ from lightning_adastate.generation.saving import SavePolicy
 from lightning_adastate.generation.settings import UNKNOWN, settings_of
 from lightning_adastate.streaming.overlapped import stream_overlapped
 from lightning_adastate.streaming.pipeline import PixelStreaming, VideoChunk, evaluating
+from lightning_adastate.streaming.speed import DeviceFacts, SpeedPlan, Wishes
 from lightning_adastate.types import StreamState
 from lightning_adastate.weights import load_anchor, load_into
 
@@ -48,6 +50,10 @@ def generate(module: PixelStreaming, generation: Generation) -> int:
     if generation.weights is not None:
         load_into(module.streamer.backbone, generation.weights)
         load_anchor(module.streamer.anchor, generation.weights)
+    plan = plan_speed(module, generation)
+    plan.apply(module)
+    if module.device.type != "cpu":
+        print(plan.sentence(), file=sys.stderr)
     with evaluating(module.streamer):
         beginning = read_beginning(module, generation)
         settings = settings_of(module, generation, beginning)
@@ -55,12 +61,19 @@ def generate(module: PixelStreaming, generation: Generation) -> int:
         known = generation.state_out is not None or UNKNOWN not in settings
         fingerprint = module.streamer.fingerprint if known else ""
         with claimed(generation, settings, beginning.num_streams) as claim:
-            return _generate(module, generation, beginning, claim, fingerprint)
+            return _generate(module, generation, plan, beginning, claim, fingerprint)
+
+
+def plan_speed(module: PixelStreaming, generation: Generation) -> SpeedPlan:
+    """Decide which fast paths a run takes, on the module's device and under the precision in force."""
+    wishes = Wishes.of(module, generation.decode)
+    return SpeedPlan.decide(generation.speed, DeviceFacts.of(module.device), wishes)
 
 
 def _generate(
     module: PixelStreaming,
     generation: Generation,
+    plan: SpeedPlan,
     beginning: Beginning,
     claim: Claim,
     fingerprint: str,
@@ -85,17 +98,21 @@ def _generate(
     with (
         StopRequest() as stop,
         StreamRun(outputs, journal, num_chunks=num_chunks, policy=policy) as run,
-        closing(_stream(module, state, left, generation)) as pieces,
+        closing(_stream(module, state, left, plan)) as pieces,
     ):
         for piece in _with_progress(pieces, num_chunks, outputs.made.num_chunks):
             # The chunk is waited for here anyway: it goes to the encoder.
             if not bool(piece.chunk.latents_BFCHW.isfinite().all()):
                 raise ValueError(_not_finite(piece.chunk.index, outputs))
-            run.append(piece)
+            run.append(piece if plan.bytes_out.taken else _on_cpu(piece))
             if stop.asked:
                 break
     print("written to " + ", ".join(map(str, outputs.paths)))
     return 0 if run.is_whole else stop.exit_code
+
+
+def _on_cpu(piece: VideoChunk) -> VideoChunk:
+    return replace(piece, video_BFCHW=piece.video_BFCHW.cpu())
 
 
 def _not_finite(chunk: int, outputs: StreamOutputs) -> str:
@@ -109,10 +126,10 @@ def _not_finite(chunk: int, outputs: StreamOutputs) -> str:
 
 
 def _stream(
-    module: PixelStreaming, state: StreamState, num_chunks: int, generation: Generation
+    module: PixelStreaming, state: StreamState, num_chunks: int, plan: SpeedPlan
 ) -> Generator[VideoChunk, None, None]:
     """Yield the chunks, each when it is wanted; closing it stops the work on the next."""
-    if generation.decode == "overlapped":
+    if plan.overlapped.taken:
         yield from stream_overlapped(module, state, num_chunks)
     else:
         yield from module.stream(state, num_chunks)

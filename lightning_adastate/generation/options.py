@@ -9,6 +9,7 @@ from lightning_adastate.generation.clock import seconds_of
 from lightning_adastate.generation.saving import SavePolicy
 from lightning_adastate.generation.timeline import Change
 from lightning_adastate.media.video import Quality
+from lightning_adastate.streaming.speed import Decode, Speed
 
 AUTO_OUTPUT = "outputs/generated.mp4"
 """Where a video goes that has no name: there, or beside it under the next free number."""
@@ -44,8 +45,10 @@ class Generation:
         upscale: Repeat every pixel so many times; ``None`` is enough for a person to see it.
         fps: Frames per second of the video.
         quality: ``preview`` plays everywhere, ``lossless`` is bit-exact RGB.
+        speed: ``auto`` takes every fast path that the device can and the recipe does not forbid, and says on a
+            card which ones; ``plain`` takes none: eager, PyTorch's attention, one thing after the other.
         decode: ``in_turn`` denoises a chunk when the one before it is written. ``overlapped`` denoises it in the
-            meantime, in a thread: the same files, for the memory of both at once.
+            meantime, in a thread: the same files, for the memory of both at once. ``auto`` leaves it to ``speed``.
         timeline: Prompt switches, flushes, cuts and restarts, a list of ``Change``. With ``state_in`` they
             come on top of what the saved stream has still to come.
 
@@ -72,7 +75,8 @@ class Generation:
         upscale: int | None = None,
         fps: int = 16,
         quality: Quality = "preview",
-        decode: Literal["in_turn", "overlapped"] = "in_turn",
+        speed: Speed = "auto",
+        decode: Decode = "auto",
         timeline: list[Change] | None = None,
     ) -> None:
         for name, number in (("num_chunks", num_chunks), ("upscale", upscale), ("fps", fps)):
@@ -100,7 +104,8 @@ class Generation:
         self.upscale = upscale
         self.fps = fps
         self.quality: Quality = quality
-        self.decode = decode
+        self.speed: Speed = speed
+        self.decode: Decode = decode
         self.timeline = [] if timeline is None else timeline
 
 

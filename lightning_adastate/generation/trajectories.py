@@ -52,7 +52,11 @@ def make_batch(
     shape = (num_frames, *module.codec.latent_shape(*module.frame_size))
     noise = torch.stack(
         [
-            torch.randn(shape, generator=generator_of(making.seed, "trajectory", first + row))
+            torch.randn(
+                shape,
+                generator=generator_of(making.seed, "trajectory", first + row),
+                dtype=torch.float32,
+            )
             for row in range(len(prompts))
         ]
     ).to(module.device)

@@ -99,7 +99,7 @@ class NoisingLoss(nn.Module):
     def draw(self, video_BFCHW: Tensor, generator: torch.Generator) -> NoiseDraw:
         """Draw one timestep per sample and noise, on the CPU, and move them to the video."""
         index = torch.randint(0, NUM_TIMESTEPS, (video_BFCHW.shape[0],), generator=generator)
-        noise = torch.randn(video_BFCHW.shape, generator=generator)
+        noise = torch.randn(video_BFCHW.shape, generator=generator, dtype=torch.float32)
         device = video_BFCHW.device
         return NoiseDraw(self.timestep_of(index).to(device), noise.to(device))
 

@@ -33,11 +33,16 @@ Quality = Literal["preview", "lossless"]
 
 
 def to_uint8(video_FCHW: Tensor) -> Tensor:
-    """Return pixels as uint8 on the CPU; floats in [0, 1] are clamped and rounded."""
-    video_FCHW = video_FCHW.detach().cpu()
-    if video_FCHW.dtype == torch.uint8:
-        return video_FCHW
-    return (video_FCHW.float().clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
+    """Return pixels as uint8 on the CPU; floats in [0, 1] are clamped and rounded where they are."""
+    video_FCHW = video_FCHW.detach()
+    if video_FCHW.dtype != torch.uint8:
+        video_FCHW = (video_FCHW.float().clamp(0.0, 1.0) * 255.0).round().to(torch.uint8)
+    if not video_FCHW.is_cuda:
+        return video_FCHW.cpu()
+    pinned = torch.empty_like(video_FCHW, device="cpu", pin_memory=True)
+    pinned.copy_(video_FCHW, non_blocking=True)
+    torch.cuda.current_stream(video_FCHW.device).synchronize()
+    return pinned
 
 
 def upscale(video_FCHW: Tensor, scale: int) -> Tensor:

@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 from torch import Tensor, nn
 
 from lightning_adastate.codecs import Codec, WanCodec
+from lightning_adastate.codecs.latent_scale import LatentScale
 from lightning_adastate.codecs.wan_fast import use_channels_last
 from lightning_adastate.text import TextEncoder
 
@@ -54,9 +55,7 @@ class UnreadWanCodec(WanCodec):
             self.latent_channels = config["z_dim"]
             self.spatial_stride = config["scale_factor_spatial"]
             self.temporal_stride = config["scale_factor_temporal"]
-            for name in ("mean", "std"):
-                values = torch.empty(1, 1, self.latent_channels, 1, 1)
-                self.register_buffer(f"latents_{name}", values, persistent=False)
+            self.scale = LatentScale(config["latents_mean"], config["latents_std"])
 
 
 class UnreadEncoder(TextEncoder):

@@ -90,7 +90,7 @@ class JointRollouts(Rollouts):
 
     def make(self, request: Request) -> Rollout:
         """Draw which of both, the same on all ranks."""
-        drawn = float(torch.rand((), generator=request.global_rng("joint")))
+        drawn = float(torch.rand((), generator=request.global_rng("joint"), dtype=torch.float32))
         if drawn >= self.probability:
             return self.others.make(replace(request, streamer=self._chunkwise(request.streamer)))
         return self._roll(request)._replace(persistent_state=request.persistent_state)

@@ -60,7 +60,9 @@ class NoisedData(Rollouts):
         clip = request.clip_BFCHW
         assert clip is not None, "clip_frames asked for it"
         timestep, sigma = self._levels(request, clip)
-        noise = torch.randn(clip.shape, generator=request.rank_rng("noise")).to(clip)
+        noise = torch.randn(
+            clip.shape, generator=request.rank_rng("noise"), dtype=torch.float32
+        ).to(clip)
         forward = partial(self._forward, request, add_noise(clip, noise, sigma), timestep, sigma)
         recomputes = (ChunkRecompute(0, forward),) if request.keep_recomputes else ()
         return Rollout(
@@ -110,5 +112,5 @@ def _draw(
 ) -> Tensor:
     """Draw a level of a chunk for every row: timestep and sigma, ``[B, 2]``."""
     passes = denoise_passes(schedule.passes_at(chunk, given_chunks))
-    levels = torch.tensor([[one.timestep, one.sigma] for one in passes])
+    levels = torch.tensor([[one.timestep, one.sigma] for one in passes], dtype=torch.float32)
     return levels[torch.randint(0, len(passes), (rows,), generator=generator)]

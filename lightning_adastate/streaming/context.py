@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -23,7 +24,6 @@ from lightning_adastate.types import (
     BackboneOutput,
     LivePositions,
     StreamState,
-    TimeEmbedding,
     Window,
 )
 
@@ -96,6 +96,11 @@ class ChunkContext:
         time = None
         if isinstance(timestep, tuple) and self.buffers is not None:
             time = self.buffers.time(timestep, self.backbone, latents_BFCHW)
+        text = self.state.text_kv
+        steady = time is not None and window is not None and window.is_steady
+        if recorded := steady and self.backbone.cuda_graphs == "steady":
+            assert self.buffers is not None
+            text = self.buffers.text(text)
         numbers = timestep
         if isinstance(timestep, tuple):
             timestep = self.per_frame(timestep, latents_BFCHW)
@@ -106,7 +111,7 @@ class ChunkContext:
                 live_BFCHW,
                 timestep_BF=timestep_BF,
                 time=time,
-                text=self.state.text_kv,
+                text=text,
                 positions=positions,
                 window=window,
                 return_kv=shows_kv,
@@ -114,11 +119,14 @@ class ChunkContext:
                 **more,
             )
 
-        if time is None or window is None or not window.is_steady:
-            output = call(latents_BFCHW)
+        if recorded:
+            assert window is not None
+            shows = (shows_kv, ends_early)
+            kind = (numbers, positions, window.num_tokens, shows, latents_BFCHW.shape)
+            memory = (window.key_LBSND, window.value_LBSND, time, text)
+            output = self._replay(kind, memory, positions, call, latents_BFCHW)
         else:
-            kind = (numbers, positions, window.num_tokens, shows_kv, latents_BFCHW.shape)
-            output = self._replay(kind, (window, time, positions), call, latents_BFCHW)
+            output = call(latents_BFCHW)
         if self.observer is not None:
             each = numbers if isinstance(numbers, tuple) else tuple(numbers[0].tolist())
             self.observer.on_pass(self, reads, each, output)
@@ -132,23 +140,21 @@ class ChunkContext:
     def _replay(
         self,
         kind: Hashable,
-        reads: tuple[Window, TimeEmbedding, LivePositions],
+        memory: tuple[object, ...],
+        positions: LivePositions,
         call: Call,
         latents_BFCHW: Tensor,
     ) -> BackboneOutput:
-        """Make a pass of a full window, from its recording where the backbone wants one.
+        """Make a pass of a full window from its recording.
 
         The recording must keep alive all that it reads: rotation tables too, which are memoised and may
         be forgotten.
         """
-        if self.buffers is None or self.backbone.cuda_graphs == "never":
-            return call(latents_BFCHW)
-        window, time, positions = reads
+        assert self.buffers is not None
         grid = self.backbone.token_grid(*self.state.latent_shape[1:])
         device, head_dim = latents_BFCHW.device, self.backbone.head_dim
         tables = (rope_table(part, *grid, head_dim, device) for part in positions)
-        memory = (window.key_LBSND, window.value_LBSND, time, self.state.text_kv, *tables)
-        return self.buffers.graphs.run(kind, memory, call, latents_BFCHW)
+        return self.buffers.graphs.run(kind, (*memory, *tables), call, latents_BFCHW)
 
     def per_frame(self, values: tuple[float, ...], like: Tensor) -> Tensor:
         """Return one number per live frame, ``[1, F]``."""
@@ -159,7 +165,9 @@ class ChunkContext:
     def draw(self, step: int, slot: Slot, num_frames: int, ahead: int = 0) -> Tensor:
         """Draw the noise of one slot and move it to the stream's device."""
         state = self.state
-        drawn = self.noise.draw(
+        early = None if self.buffers is None else self.buffers.ahead
+        draw = self.noise.draw if early is None else partial(early.draw, self.noise)
+        drawn = draw(
             NoiseKey(state.chunk + ahead, step, slot),
             seed=state.seed,
             stream_ids=state.stream_ids,

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import NamedTuple, Protocol
@@ -17,6 +18,13 @@ from lightning_adastate.types import KV, BackboneOutput
 log = logging.getLogger(__name__)
 
 Call = Callable[[Tensor], BackboneOutput]
+
+ATTEMPTS = 2
+"""Failed recordings until passes stay plain: what another thread did in the meantime need not happen again."""
+
+capturing = threading.RLock()
+"""Held while a pass is recorded, or runs for the first time, which may compile. Whoever else may wait for the
+device, compile or take memory from CUDA in another thread holds it meanwhile: either would break a recording."""
 
 
 class Recording(NamedTuple):
@@ -64,8 +72,12 @@ class CudaRecorder:
         graph = torch.cuda.CUDAGraph()
         # Only this thread is held to what a capture allows: another may be decoding the chunk before.
         capture = torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local")  # type: ignore[arg-type]
-        with capture:
-            output = call()
+        try:
+            with capture:
+                output = call()
+        except RuntimeError:
+            self.pool = None  # what a broken recording took from it is in doubt
+            raise
         return Recording(graph.replay, output)
 
 
@@ -81,7 +93,8 @@ class PassGraphs:
     """The recorded passes of one stream.
 
     A kind of pass runs plain the first time, is recorded the second time, and replayed from then on, as long as
-    it reads the very same memory. Where recording fails, passes run plain, with one warning.
+    it reads the very same memory. Where recording fails it is tried once more; then passes run plain, with one
+    warning.
 
     Args:
         recorder: What records; ``None`` records CUDA graphs.
@@ -91,6 +104,7 @@ class PassGraphs:
         self.recorder: Recorder = CudaRecorder() if recorder is None else recorder
         self.passes: dict[Hashable, _Pass] = {}
         self.failed = False
+        self.attempts = 0
 
     def run(
         self, kind: Hashable, reads: tuple[object, ...], call: Call, latents_BFCHW: Tensor
@@ -110,12 +124,17 @@ class PassGraphs:
         known = self.passes.get(kind)
         if known is None or not _same(known.reads, reads):
             self.passes[kind] = _Pass(reads)
-            return call(latents_BFCHW)
+            with capturing:
+                return call(latents_BFCHW)
         if known.recording is None:
             latents = latents_BFCHW.clone()
             try:
-                recording = self.recorder.record(lambda: call(latents))
+                with capturing:
+                    recording = self.recorder.record(lambda: call(latents))
             except RuntimeError as error:
+                self.attempts += 1
+                if self.attempts < ATTEMPTS:
+                    return call(latents_BFCHW)
                 reason = (str(error).splitlines() or [""])[0]
                 return self._give_up(reason, call, latents_BFCHW)
             known = self.passes[kind] = _Pass(reads, latents, recording)

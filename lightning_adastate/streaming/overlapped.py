@@ -11,8 +11,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lightning_adastate.streaming.cuda_graphs import capturing
 from lightning_adastate.streaming.pipeline import PixelStreaming, VideoChunk
-from lightning_adastate.streaming.streamer import StreamBuffers, Streamer
+from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.types import Chunk, StreamState
 
 
@@ -46,8 +47,9 @@ def stream_overlapped(
             is_ahead = not is_last and not _waits_for_pictures(chunk.state)
             if is_ahead:
                 coming = denoiser.go_on(chunk.state)
-            video, memory = module.codec.decode(chunk.latents_BFCHW, memory)
-            after = module.reencode(replace(chunk.state, codec=memory), video)
+            with capturing:
+                video, memory = module.codec.decode(chunk.latents_BFCHW, memory)
+                after = module.reencode(replace(chunk.state, codec=memory), video)
             memory = after.codec
             if not is_ahead and not is_last:
                 coming = denoiser.begin(after)
@@ -69,7 +71,7 @@ class _Denoiser:
     def __init__(self, streamer: Streamer, device: torch.device) -> None:
         self.streamer = streamer
         self.device = device
-        self.buffers = StreamBuffers()
+        self.buffers = streamer.new_buffers()
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
         self.inference = torch.is_inference_mode_enabled()
         self.autocast = (

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from lightning_adastate.codecs import Codec
-from lightning_adastate.streaming.buffers import StreamBuffers
 from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.text import TextEncoder
 from lightning_adastate.types import Chunk, Event, StreamState
@@ -109,7 +108,7 @@ class PixelStreaming:
     @torch.no_grad()
     def stream(self, state: StreamState, num_chunks: int | None = None) -> Iterator[VideoChunk]:
         """Yield decoded chunks, endlessly if ``num_chunks`` is ``None``; memory does not grow."""
-        buffers = StreamBuffers()
+        buffers = self.streamer.new_buffers()
         done = 0
         while num_chunks is None or done < num_chunks:
             chunk = self.streamer.step(state, buffers=buffers)

@@ -25,6 +25,7 @@ from lightning_adastate.streaming.fingerprint import (
     describe_parts,
     join_fingerprint,
 )
+from lightning_adastate.streaming.noise_ahead import NoiseAhead
 from lightning_adastate.streaming.observer import StepObserver
 from lightning_adastate.streaming.plan import Plan, place_frames, plan_chunk
 from lightning_adastate.types import BackboneOutput, Chunk, Event, StreamState
@@ -71,6 +72,14 @@ class Streamer(nn.Module):
         self.cache = cache
         self.schedule = schedule
         self.noise = noise if noise is not None else CounterNoise()
+        self.draws_ahead = False
+
+    def new_buffers(self) -> StreamBuffers:
+        """Return memory for one stream to reuse from chunk to chunk; with ``draws_ahead`` its noise comes early."""
+        if not self.draws_ahead:
+            return StreamBuffers()
+        on_card = next(self.parameters()).is_cuda
+        return StreamBuffers(ahead=NoiseAhead(pinned=on_card))
 
     @property
     def descriptions(self) -> dict[str, str]:
@@ -187,7 +196,7 @@ class Streamer(nn.Module):
         noise: NoiseSource | None = None,
     ) -> Iterator[Chunk]:
         """Yield chunks, endlessly if ``num_chunks`` is ``None``. Memory does not grow."""
-        buffers = StreamBuffers()
+        buffers = self.new_buffers()
         done = 0
         while num_chunks is None or done < num_chunks:
             with torch.no_grad():
@@ -346,9 +355,8 @@ class Streamer(nn.Module):
         past = live
         if context_sigma_B is not None:
             past = add_noise(live, context.draw_live(1), context_sigma_B)
-        cached_output = context.forward(
-            past, torch.zeros_like(timestep_BF), return_kv=True, kv_only=True
-        )
+        zero_BF = torch.zeros_like(timestep_BF)
+        cached_output = context.forward(past, zero_BF, return_kv=True, kv_only=True)
         grid = self.backbone.token_grid(*state.latent_shape[1:])
         after = close_chunk(self.anchor, self.cache, state, plan, live, cached_output, "all", grid)
         content = live[:, plan.num_state :]

@@ -142,7 +142,9 @@ class ConsistencyDistillation(OneLoss):
                 rows, streamer.schedule.chunks_of(num_frames), draws.rank_rng
             )
         )
-        noise = torch.randn(latents_BFCHW.shape, generator=draws.rank_rng).to(device)
+        noise = torch.randn(latents_BFCHW.shape, generator=draws.rank_rng, dtype=torch.float32).to(
+            device
+        )
         before = add_noise(latents_BFCHW, noise, now_BF)
         mask = causal_mask(streamer, num_frames, "clean", self.reads)
         student = masked_velocity(streamer.backbone, text_BSD, mask, latents_BFCHW)
@@ -164,7 +166,7 @@ class ConsistencyDistillation(OneLoss):
         self, rows: int, chunks: tuple[int, ...], generator: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         """Draw a level of the grid for every chunk; return it and the next one, ``[B, F]`` each."""
-        levels = torch.tensor(self.sigmas)
+        levels = torch.tensor(self.sigmas, dtype=torch.float32)
         groups = len(chunks) if self.draw == "chunk" else 1
         index = torch.randint(0, len(levels) - 1, (rows, groups), generator=generator)
         index = index.expand(-1, len(chunks)).repeat_interleave(torch.tensor(chunks), dim=1)

@@ -72,11 +72,16 @@ class FlowMatching(Pretraining):
             part.repeat_interleave(repeats, dim=1).to(device)
             for part in self.loss.draw(rows, len(chunks), draws.rank_rng)
         )
-        given = torch.rand(rows, generator=draws.rank_rng) < self.context_probability
+        given = (
+            torch.rand(rows, generator=draws.rank_rng, dtype=torch.float32)
+            < self.context_probability
+        )
         first = torch.arange(frames) < self.context_frames
         free_BF = (~(given[:, None] & first)).float().to(device)
         timestep, sigma = timestep * free_BF, sigma * free_BF
-        noise = torch.randn(latents_BFCHW.shape, generator=draws.rank_rng).to(device)
+        noise = torch.randn(latents_BFCHW.shape, generator=draws.rank_rng, dtype=torch.float32).to(
+            device
+        )
         noisy = add_noise(latents_BFCHW, noise, sigma)
         velocity = streamer.backbone(
             noisy,
@@ -116,12 +121,16 @@ class FlowMatching(Pretraining):
                 raise ValueError(f"`guidance` {guidance} needs a `negative_prompt`")
             negative = backbone.text_kv(self.encode_text([self.negative_prompt] * len(prompts)))
         shape = (len(prompts), num_frames, *self.codec.latent_shape(*self.frame_size))
-        x = torch.randn(shape, generator=generator_of(seed, "sample")).to(self.device)
-        free_F = torch.ones(num_frames, device=self.device)
+        x = torch.randn(shape, generator=generator_of(seed, "sample"), dtype=torch.float32).to(
+            self.device
+        )
+        free_F = torch.ones(num_frames, device=self.device, dtype=torch.float32)
         if given_BFCHW is not None:
             free_F[: given_BFCHW.shape[1]] = 0.0
             x = torch.cat([given_BFCHW.to(x), x[:, given_BFCHW.shape[1] :]], dim=1)
-        levels = shift_sigma(torch.linspace(1.0, 0.0, steps + 1), self.loss.table.shift).tolist()
+        levels = shift_sigma(
+            torch.linspace(1.0, 0.0, steps + 1, dtype=torch.float32), self.loss.table.shift
+        ).tolist()
         for now, after in itertools.pairwise(levels):
             timestep = (free_F * now * NUM_TIMESTEPS).expand(len(prompts), -1)
             velocity = backbone(x, timestep_BF=timestep, text=text).velocity_BFCHW

@@ -165,8 +165,13 @@ class ODERegression(OneLoss):
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draw every chunk's state: its index, timestep and noise level, ``[B, F]`` each."""
         groups = len(chunks) if self.draw == "chunk" else 1
-        drawn = torch.rand(rows, groups, generator=generator).expand(-1, len(chunks))
-        clean = torch.rand(rows, len(chunks), generator=generator) < self.clean_probability
+        drawn = torch.rand(rows, groups, generator=generator, dtype=torch.float32).expand(
+            -1, len(chunks)
+        )
+        clean = (
+            torch.rand(rows, len(chunks), generator=generator, dtype=torch.float32)
+            < self.clean_probability
+        )
         given = (
             len(self.generator.schedule.chunks_of(self.context_frames))
             if self.context_frames

@@ -73,7 +73,10 @@ class Pretraining(OneLoss, ABC):
         """Return clean latents ``[B, F, C, H, W]`` and text embeddings, some prompts dropped in training."""
         prompts = list(batch["prompts"])
         if self.training and self.text_dropout and self.negative_prompt is not None:
-            dropped = torch.rand(len(prompts), generator=draws.rank_rng) < self.text_dropout
+            dropped = (
+                torch.rand(len(prompts), generator=draws.rank_rng, dtype=torch.float32)
+                < self.text_dropout
+            )
             prompts = [
                 self.negative_prompt if gone else prompt
                 for prompt, gone in zip(prompts, dropped.tolist(), strict=True)

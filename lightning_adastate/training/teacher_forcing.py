@@ -93,8 +93,10 @@ class TeacherForcing(Pretraining, ABC):
         if not self.context_noise:
             return None
         rows = len(like_BFCHW)
-        level = torch.rand(rows, generator=draws.rank_rng) * self.context_noise
-        level = level * (torch.rand(rows, generator=draws.rank_rng) < 0.5)
+        level = (
+            torch.rand(rows, generator=draws.rank_rng, dtype=torch.float32) * self.context_noise
+        )
+        level = level * (torch.rand(rows, generator=draws.rank_rng, dtype=torch.float32) < 0.5)
         return level.to(like_BFCHW.device)
 
     def _streamer_with(self, streamer: Streamer, anchor: Anchor) -> Streamer:

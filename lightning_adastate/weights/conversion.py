@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
-from rich.progress import track
 from torch import Tensor
 
 from lightning_adastate.files import save_tensors, whole_file, whole_folder
@@ -17,6 +16,7 @@ from lightning_adastate.weights.names import LANDMARK, strip, to_diffusers
 
 Format = Literal["wan", "diffusers", "self_forcing"]
 DTypeName = Literal["keep", "float32", "bfloat16", "float16"]
+Item = TypeVar("Item")
 
 HEAD_DIM = 128
 """Head dimension of every Wan 2.1 model; it cannot be read off the weights."""
@@ -63,7 +63,7 @@ def convert(
     if to == "self_forcing":
         _write_checkpoint(target, list(wanted), read)
     elif target.suffix:
-        tensors = {name: read(name) for name in track(wanted, "reading", transient=True)}
+        tensors = {name: read(name) for name in _tracked(wanted, "reading")}
         save_tensors(target, tensors, {"format": "pt"})
     else:
         shapes = {name: files.shape(original) for name, original in names.items()}
@@ -150,7 +150,7 @@ def _layers(shapes: Mapping[str, tuple[int, ...]]) -> int:
 
 def _write_checkpoint(target: Path, names: Sequence[str], read: Callable[[str], Tensor]) -> None:
     """Write ``{"generator": {"model.NAME": tensor}}``, as Self-Forcing keeps it."""
-    tensors = {f"model.{name}": read(name) for name in track(names, "reading", transient=True)}
+    tensors = {f"model.{name}": read(name) for name in _tracked(names, "reading")}
     with whole_file(target) as partial, partial.open("wb") as handle:
         try:
             torch.save({"generator": tensors}, handle)
@@ -169,7 +169,7 @@ def _write_folder(
     """Write shards, their index and config.json beside the target, then rename the folder."""
     with whole_folder(target) as partial:
         where, total = {}, 0
-        for index, shard in enumerate(track(shards, "writing", transient=True), start=1):
+        for index, shard in enumerate(_tracked(shards, "writing"), start=1):
             name = f"{STEM}.safetensors"
             if len(shards) > 1:
                 name = f"{STEM}-{index:05d}-of-{len(shards):05d}.safetensors"
@@ -196,3 +196,11 @@ def _shards(names: Sequence[str], size: Callable[[str], int], limit: float) -> I
         shard.append(name)
         total += size(name)
     yield shard
+
+
+def _tracked(items: Iterable[Item], doing: str) -> Iterable[Item]:
+    """Show a bar while items pass by; a machine that only streams needs no rich."""
+    from rich.progress import track
+
+    shown = list(items)  # a bar needs to know how many
+    return track(shown, doing, transient=True)

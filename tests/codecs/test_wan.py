@@ -6,8 +6,9 @@ import pytest
 import torch
 from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from torch import nn
+from torch._dynamo.testing import CompileCounter
 
-from lightning_adastate.codecs import WanCodec
+from lightning_adastate.codecs import WanCodec, wan_fast
 from lightning_adastate.codecs.wan_plain import slot_frames
 from lightning_adastate.streaming.state_file import load_stream_state, save_stream_state
 from lightning_adastate.types import StreamState
@@ -204,6 +205,44 @@ def test_bfloat16_works_and_gives_float32(folder, latents):
     assert half.dtype == torch.float32
     assert {tensor.dtype for tensor in state.values()} == {torch.bfloat16}
     assert (half - expected).abs().mean() < 0.01
+
+
+def test_the_constants_of_a_codec_in_half_precision_are_float32(tmp_path, video):
+    """Lightning's bf16-true casts the whole module."""
+    tiny_vae(latents_mean=[0.1] * 16, latents_std=[3.3] * 16).save_pretrained(tmp_path)
+    codec = WanCodec(str(tmp_path), dtype="bfloat16")
+    expected = codec.encode(video[:, :5])
+    assert torch.equal(codec.to(torch.bfloat16).encode(video[:, :5]), expected)
+
+
+def test_what_is_remembered_does_not_show_how_long_the_chunk_was(folder, latents):
+    """The first chunk has nine pictures and each later one twelve: compiled code would be compiled twice."""
+    codec, rows = WanCodec(folder), latents[:1]
+    _, first = codec.decode(rows[:, :3], {})
+    _, second = codec.decode(rows[:, 3:6], first)
+    assert {name: kept.stride() for name, kept in first.items()} == {
+        name: kept.stride() for name, kept in second.items()
+    }
+
+
+@pytest.mark.slow
+def test_a_block_behind_the_first_pass_is_compiled_once(folder, latents):
+    counter = CompileCounter()
+    torch._dynamo.reset()
+    vae = WanCodec(folder).vae
+    block = vae.decoder.mid_block.resnets[0]
+    compiled = torch.compile(wan_fast.residual, backend=counter, dynamic=False)
+
+    def run(way, frames, old):
+        memory = wan_fast.Memory(old, {})
+        way(block, torch.randn(1, frames, 3, 4, block.conv1.in_channels), memory, "block")
+        return memory.new
+
+    with torch.no_grad():
+        memory = run(wan_fast.residual, 9, {})
+        for _ in range(3):
+            memory = run(compiled, 12, memory)
+    assert counter.frame_count == 1
 
 
 @pytest.mark.nightly

@@ -129,14 +129,6 @@ def test_a_rewards_parameters_do_not_learn(tmp_path):
     assert not reward.offset.requires_grad
 
 
-@pytest.mark.gpu
-def test_the_reward_is_moved_to_the_models_device(tmp_path):
-    model = self_forcing()
-    run = trainer(tmp_path, callbacks=[RewardWeighting(Learned())], max_steps=1, accelerator="gpu")
-    run.fit(model, ClipData(2, val_count=0))
-    assert run.callback_metrics["train/reward"].isfinite()
-
-
 @pytest.mark.parametrize(("name", "value"), [("beta", -1.0), ("max_weight", 0.0)])
 def test_bad_numbers_are_refused(name, value):
     with pytest.raises(ValueError, match=f"`{name}`"):

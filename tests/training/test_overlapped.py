@@ -15,6 +15,8 @@ from lightning_adastate.caches import RelativisticCache, SlidingCache
 from lightning_adastate.codecs import PixelShuffleCodec
 from lightning_adastate.noise import CounterNoise
 from lightning_adastate.schedules import FewStepSchedule
+from lightning_adastate.streaming import cuda_graphs
+from lightning_adastate.streaming.cuda_graphs import Recording
 from lightning_adastate.streaming.events import kv_flush, prompt_switch, restart
 from lightning_adastate.streaming.overlapped import stream_overlapped
 from lightning_adastate.training.base import StreamModule
@@ -222,11 +224,46 @@ def test_the_thread_does_not_hold_on_to_the_decoders_memory(monkeypatch):
     assert held == [0, 0, 0]
 
 
-@pytest.mark.gpu
-def test_on_a_gpu_it_yields_the_stream_in_turn():
-    model = module().to("cuda")
-    state = opened(model)
-    expected = list(model.stream(state, 12))
-    with torch.autocast("cuda", torch.bfloat16, enabled=False):
-        found = list(stream_overlapped(model, state, 12))
-    same(found, expected)
+class Slow:
+    """Records a pass as slowly as a GPU does, and notes when."""
+
+    def __init__(self):
+        self.at_work, self.recorded = False, 0
+
+    def missing(self, sample):
+        return None
+
+    def record(self, call):
+        self.at_work, output = True, call()
+        time.sleep(0.02)
+        self.at_work = False
+        self.recorded += 1
+
+        def replay():
+            again = call()
+            output.velocity_BFCHW.copy_(again.velocity_BFCHW)
+            if output.kv is not None:
+                output.kv.key_LBFTND.copy_(again.kv.key_LBFTND)
+                output.kv.value_LBFTND.copy_(again.kv.value_LBFTND)
+
+        return Recording(replay, output)
+
+
+def test_nothing_is_decoded_while_a_pass_is_recorded(monkeypatch):
+    """A decoder compiles, allocates and waits for the device: in another thread, that breaks a recording."""
+    recorder, met = Slow(), []
+
+    class Decoder(Echo):
+        def decode(self, latents_BFCHW, state):
+            for _ in range(20):
+                met.append(recorder.at_work)
+                time.sleep(0.002)
+            return super().decode(latents_BFCHW, state)
+
+    monkeypatch.setattr(cuda_graphs, "CudaRecorder", lambda: recorder)
+    model = StreamModule(backbone(), **parts(codec=Decoder(2))).eval()
+    model.streamer.backbone.cuda_graphs = "steady"
+    list(stream_overlapped(model, opened(model, 1), 8))
+    assert recorder.recorded
+    assert met
+    assert not any(met)
