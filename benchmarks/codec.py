@@ -18,7 +18,6 @@ from pathlib import Path
 
 import torch
 from bound import MatmulRate, counted, milliseconds
-from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -41,6 +40,9 @@ def decoders(
     compiled: bool,
 ) -> dict[str, Codec]:
     """Return the paths to compare, with the same random weights, and previews."""
+    # Not every machine has it, and what needs no VAE runs without.
+    from diffusers.models.autoencoders.autoencoder_kl_wan import AutoencoderKLWan
+
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         AutoencoderKLWan(base_dim=width, z_dim=latent[0]).save_pretrained(folder)

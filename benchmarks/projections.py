@@ -4,7 +4,8 @@
     python benchmarks/projections.py --device cuda --dtype bfloat16
 
 Microseconds of the median call, the two in turns, for the live tokens and dims of the small, the medium and the 1.3B
-model (4680 tokens at 480 x 832; a quarter of them on a CPU).
+model at 480 x 832: 4680 live tokens, 6240 with a state frame, a quarter of them on a CPU. `MB` is what the products
+must read and write at least: the input three times or once.
 """
 
 import argparse
@@ -16,7 +17,12 @@ import torch
 from rows import write
 from torch.nn.functional import linear
 
-SIZES = {"small": (72, 128, 400), "medium": (180, 256, 200), "1.3B": (4680, 1536, 20)}
+SIZES = {
+    "small": (72, 128, 400),
+    "medium": (180, 256, 200),
+    "1.3B": (4680, 1536, 20),
+    "1.3B, state": (6240, 1536, 20),
+}
 
 
 def microseconds(call, calls: int, device: str) -> float:
@@ -48,7 +54,16 @@ def measure(
         found["three"].append(three)
         found["joined"].append(microseconds(lambda: linear(x, joined, bias), calls, device))
     row = {name: statistics.median(values) for name, values in found.items()}
-    return {"tokens": tokens, "dim": dim, **row, "three / joined": row["three"] / row["joined"]}
+    rest = 3 * dim * (dim + 1) + 3 * tokens * dim  # weights and biases in, results out
+    return {
+        "tokens": tokens,
+        "dim": dim,
+        **row,
+        "three / joined": row["three"] / row["joined"],
+        "flops": 6 * tokens * dim * dim,
+        "three MB": (3 * tokens * dim + rest) * like.element_size() / 1e6,
+        "joined MB": (tokens * dim + rest) * like.element_size() / 1e6,
+    }
 
 
 def main() -> None:
@@ -63,11 +78,11 @@ def main() -> None:
     like = torch.empty(0, dtype=getattr(torch, args.dtype), device=args.device)
     rows = {}
     for name, (tokens, dim, calls) in SIZES.items():
-        count = tokens // 4 if args.device == "cpu" and name == "1.3B" else tokens
+        count = tokens // 4 if args.device == "cpu" and "1.3B" in name else tokens
         row = rows[name] = measure(count, dim, calls, args.rounds, like)
         print(
-            f"{name:7s} {count:5d} x {dim:4d}: three {row['three']:9.1f} us, joined {row['joined']:9.1f} us, "
-            f"three / joined {row['three / joined']:.2f}"
+            f"{name:11s} {count:5d} x {dim:4d}: three {row['three']:9.1f} us, joined {row['joined']:9.1f} us, "
+            f"three / joined {row['three / joined']:.2f}, MB {row['three MB']:.1f} and {row['joined MB']:.1f}"
         )
     write(args.json, [], rows)
 

@@ -1,9 +1,11 @@
 """What every benchmark reports alike: one kind of row, one table, one JSON, and the machine."""
 
+import hashlib
 import json
 import os
 import platform
 import resource
+import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -13,6 +15,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+ROOT = Path(__file__).parent.parent
 PIXELS = 4
 """Pixel frames of a latent frame, behind a stream's first."""
 
@@ -89,7 +92,9 @@ def write(path: Path | None, rows: Sequence[Row], own: Mapping[str, object]) -> 
         return
     full = [asdict(row) | {"fps": row.fps, "share": row.share} for row in rows]
     whole = {"machine": machine(), "rows": full, "own": own}
-    path.write_text(json.dumps(whole, indent=1) + "\n")
+    partial = path.with_name(path.name + ".part")
+    partial.write_text(json.dumps(whole, indent=1) + "\n")
+    os.replace(partial, path)
 
 
 def read(path: Path) -> tuple[list[Row], dict[str, object]]:
@@ -112,8 +117,35 @@ def machine() -> dict[str, object]:
         "torch": torch.__version__,
         "cuda": torch.cuda.get_device_name() if cuda else None,
         "cuda_version": torch.version.cuda if cuda else None,
+        "commit": commit(),
+        "sources": sources(),
         "load": os.getloadavg(),
     }
+
+
+def commit() -> str | None:
+    """Return the commit that runs, asked of git or of what `gpu_steps.sh prepare` left; ``None`` if neither knows."""
+    ask = ["git", "-C", str(ROOT)]
+    try:
+        told = subprocess.run(
+            [*ask, "rev-parse", "HEAD"], check=False, capture_output=True, text=True
+        ).stdout
+    except FileNotFoundError:  # no git on this machine
+        told = ""
+    if told:
+        changed = subprocess.run([*ask, "diff", "--quiet", "HEAD"], check=False).returncode
+        return f"{told.strip()}{' and changes' if changed else ''}"
+    left = ROOT / ".carry" / "commit"
+    return left.read_text().strip() if left.exists() else None
+
+
+def sources() -> str:
+    """Return a short hash of the package's and the benchmarks' own files, which no machine can lack."""
+    digest = hashlib.sha256()
+    for folder in ("lightning_adastate", "benchmarks"):
+        for file in sorted((ROOT / folder).rglob("*.py")):
+            digest.update(f"{file.relative_to(ROOT)}".encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:12]
 
 
 def processor() -> str:
@@ -156,10 +188,10 @@ class PeakMemory:
             peak = torch.cuda.max_memory_allocated(self.device) - self.others
             self.megabytes = peak / 2**20
         else:
-            self.megabytes = _most_resident()
+            self.megabytes = most_resident()
 
 
-def _most_resident() -> float:
+def most_resident() -> float:
     status = Path("/proc/self/status")
     if status.exists():
         for line in status.read_text().splitlines():

@@ -15,7 +15,8 @@ chunk 20 with chunk N. `plain` is our own naive stream of the same window (bench
 import argparse
 import itertools
 import statistics
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -38,10 +39,11 @@ from models import (
     streamer_of,
 )
 from plain import PlainStream
-from rows import Row, module_bytes, print_rows, write
+from rows import PIXELS, Row, module_bytes, print_rows, write
 
 from lightning_adastate.codecs import Codec
 from lightning_adastate.streaming.overlapped import stream_overlapped
+from lightning_adastate.streaming.pipeline import VideoChunk
 
 EARLY = 20
 
@@ -113,9 +115,17 @@ def measure_late(
 
 
 def measure_whole(
-    setup: Setup, cached_frames: int, anchor: str, variant: Variant, codecs: Mapping[str, Codec]
+    setup: Setup,
+    cached_frames: int,
+    anchor: str,
+    variant: Variant,
+    codecs: Mapping[str, Codec],
+    videos: Path | None = None,
 ) -> list[Row]:
-    """Time network and decoder together, in turn for every decoder, then overlapped one by one."""
+    """Time network and decoder together, in turn for every decoder, then overlapped one by one.
+
+    With a folder for `videos` also overlapped and written to a file, which is all that `generate` does.
+    """
     streamer = streamer_of(setup.model, cached_frames, anchor)
     forget_compiled()
     warm, rows = warm_chunks(cached_frames), []
@@ -142,7 +152,11 @@ def measure_whole(
             "bound_ms": bound,
         }
         times = {"": statistics.median(cases[name].times)}
-        times[", overlapped"] = overlapped(setup, Shown(streamer, codec, setup.device), warm)
+        shown = Shown(streamer, codec, setup.device)
+        times[", overlapped"] = overlapped(setup, shown, warm)
+        if videos is not None:
+            file = videos / f"{anchor}-{name}.mp4"
+            times[", overlapped, written"] = overlapped(setup, shown, warm, file)
         for how, ms in times.items():
             measured = {} if how else {"first_ms": cases[name].first_ms}
             peak = {} if how else {"peak_mb": cases[name].peak_mb}
@@ -151,16 +165,34 @@ def measure_whole(
     return rows
 
 
-def overlapped(setup: Setup, shown: Shown, warm: int) -> float:
+def overlapped(setup: Setup, shown: Shown, warm: int, file: Path | None = None) -> float:
     """Return the milliseconds per chunk of a span: single chunks cannot be told apart."""
     state = setup.start(shown.streamer)
     chunks = stream_overlapped(shown, state, warm + setup.chunks + 1)
-    for _ in range(warm):
-        next(chunks)
-    # One chunk is at work when the span begins and one when it ends.
-    spent = milliseconds(lambda: list(itertools.islice(chunks, setup.chunks)), setup.device)
+    with writing(file) as write_chunk:
+        for _ in range(warm):
+            write_chunk(next(chunks))
+
+        def span() -> None:
+            for made in itertools.islice(chunks, setup.chunks):
+                write_chunk(made)
+
+        # One chunk is at work when the span begins and one when it ends.
+        spent = milliseconds(span, setup.device)
     chunks.close()
     return spent / setup.chunks
+
+
+@contextmanager
+def writing(file: Path | None) -> Iterator[Callable[[VideoChunk], None]]:
+    """Give what writes a chunk's pictures behind those before; without a file nothing is written."""
+    if file is None:
+        yield lambda made: None
+        return
+    from lightning_adastate.media.video import VideoWriter  # needs PyAV, and the rest does not
+
+    with VideoWriter(file, chunk_frames=CHUNK * PIXELS) as writer:
+        yield lambda made: writer.append(made.video_BFCHW[0])
 
 
 def arguments() -> argparse.Namespace:

@@ -100,6 +100,29 @@ def rotate(x_BSND: Tensor, table: RopeTable) -> Tensor:
     return turned.flatten(-2).to(x_BSND.dtype)
 
 
+def rotate_into(out_BSND: Tensor, x_BSND: Tensor, table: RopeTable) -> None:
+    """Write what ``rotate`` returns where it is to be, to the last bit, with no copy of it on the way.
+
+    In float32 that is one kernel that reads once and writes once.
+
+    Args:
+        out_BSND: Memory of the input's shape; may be a slice of a longer window.
+        x_BSND: Keys ``[..., S, N, D]``.
+        table: Angles of the S tokens.
+    """
+    pairs = x_BSND.float().unflatten(-1, (-1, 2))
+    turned = torch.view_as_complex(pairs)
+    if x_BSND.dtype == out_BSND.dtype == torch.float32:
+        there = torch.view_as_complex(out_BSND.unflatten(-1, (-1, 2)))
+        torch.mul(turned, table.turn_S1P, out=there)
+    elif x_BSND.dtype == torch.float32:
+        out_BSND.copy_(rotate(x_BSND, table))
+    else:
+        # The float32 copy is ours, so it is turned in place.
+        turned.mul_(table.turn_S1P)
+        out_BSND.copy_(torch.view_as_real(turned).flatten(-2))
+
+
 def _table(angles: Tensor, device: torch.device) -> RopeTable:
     """Round float64 angles' cosine and sine once."""
     cos, sin = (part.to(device, torch.float32) for part in (angles.cos(), angles.sin()))

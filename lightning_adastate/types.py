@@ -83,6 +83,7 @@ class Eviction(NamedTuple):
 class BackboneOutput(NamedTuple):
     """Velocity ``[B, F, C, H, W]`` and, if asked for, the live frames' raw keys, values and queries.
 
+    A pass that ends at its last keys and values has the velocity of no frames, ``[B, 0, C, H, W]``.
     Queries ``[L, B, F, T, N, D]`` are, as the keys are, taken after qk-norm and not rotated.
     """
 

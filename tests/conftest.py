@@ -1,6 +1,9 @@
 """What every test gets: a fixed seed, one thread, nothing from the network, GPU tests only with a GPU."""
 
+import importlib
 import os
+import sys
+from pathlib import Path
 
 os.environ.setdefault(
     "OMP_NUM_THREADS", "1"
@@ -10,6 +13,8 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import pytest
 import torch
+
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 
 
 def pytest_configure(config):
@@ -30,3 +35,15 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if "gpu" in item.keywords:
             item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture
+def script(monkeypatch):
+    """Import benchmarks' scripts as they import each other, and forget them afterwards."""
+    names = [path.stem for path in BENCHMARKS.glob("*.py") if path.stem != "__main__"]
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    held = {name: sys.modules.pop(name) for name in names if name in sys.modules}
+    yield importlib.import_module
+    for name in names:
+        sys.modules.pop(name, None)
+    sys.modules.update(held)

@@ -19,20 +19,8 @@ from lightning_adastate.schedules import FewStepSchedule
 from lightning_adastate.streaming.buffers import StreamBuffers
 from lightning_adastate.streaming.streamer import Streamer
 
-FOLDER = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
 CPU = torch.device("cpu")
-NAMES = [path.stem for path in FOLDER.glob("*.py") if path.stem != "__main__"]
-
-
-@pytest.fixture
-def script(monkeypatch):
-    """Import scripts as they import each other, and forget them afterwards."""
-    monkeypatch.syspath_prepend(str(FOLDER))
-    held = {name: sys.modules.pop(name) for name in NAMES if name in sys.modules}
-    yield importlib.import_module
-    for name in NAMES:
-        sys.modules.pop(name, None)
-    sys.modules.update(held)
 
 
 def test_the_plain_stream_makes_the_same_video(script):
@@ -195,13 +183,13 @@ def test_goals_are_not_run_on_a_cpu_and_judged_on_an_h200(script):
         )
         late = [
             rows.Row("1.3B", "DiT", f"eager, chunk {n}", ms=ms, **fixed)
-            for n, ms in ((20, 200.0), (500, 203.0))
+            for n, ms in ((20, 200.0), (10000, 203.0))
         ]
         made[device] = goals.print_goals([dit, slow, vae, *late])
     first, second = made.values()
     assert {row["verdict"] for row in first.values()} == {"not run"}
     verdicts = [row["verdict"] for row in second.values()]
-    assert verdicts == ["met", "not run", "missed", "not run", "not run", "met"]
+    assert verdicts == ["met", "not run", "missed", "not run", "not run", "met", "not run"]
 
 
 def attention_arguments(**changed):
@@ -255,11 +243,11 @@ def test_a_compiled_chunk_allocates_less_and_equals_the_plain_one(script):
 def test_one_command_runs_scripts_that_are_there_and_keeps_their_rows(
     script, monkeypatch, tmp_path
 ):
-    spec = importlib.util.spec_from_file_location("all_benchmarks", FOLDER / "__main__.py")
+    spec = importlib.util.spec_from_file_location("all_benchmarks", BENCHMARKS / "__main__.py")
     script("rows")
     whole = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(whole)
-    assert {*whole.CPU, *whole.CUDA} <= set(NAMES)
+    assert {*whole.CPU, *whole.CUDA} <= {path.stem for path in BENCHMARKS.glob("*.py")}
     assert set(whole.CUDA) == set(whole.ON_CUDA)
     made = tmp_path / "all.json"
     monkeypatch.setitem(whole.CPU, "attention", ["--rounds", "1", "--keys", "6", "--masked", "0"])
@@ -274,7 +262,7 @@ def test_one_command_runs_scripts_that_are_there_and_keeps_their_rows(
 def test_a_script_that_fails_is_named_and_nothing_is_made_up(
     script, monkeypatch, tmp_path, capsys
 ):
-    spec = importlib.util.spec_from_file_location("all_benchmarks", FOLDER / "__main__.py")
+    spec = importlib.util.spec_from_file_location("all_benchmarks", BENCHMARKS / "__main__.py")
     script("rows")
     whole = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(whole)

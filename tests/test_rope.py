@@ -2,7 +2,7 @@ import pytest
 import reference
 import torch
 
-from lightning_adastate.rope import rope_table, rotate, split_pairs
+from lightning_adastate.rope import rope_table, rotate, rotate_into, split_pairs
 
 CPU = torch.device("cpu")
 
@@ -48,3 +48,18 @@ def test_tables_made_in_inference_mode_serve_training():
     x = torch.randn(6, 1, 24, requires_grad=True)
     rotate(x, made).sum().backward()
     assert x.grad is not None
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
+def test_a_rotation_written_in_place_is_the_rotation_to_the_last_bit(dtype):
+    """Into the middle of a longer window, from frames that do not lie together, which stay as they were."""
+    frames = torch.randn(2, 3, 4, 6, 2, 16).to(dtype)
+    part = frames[:, :, 1:3].flatten(2, 3)
+    before = frames.clone()
+    table = rope_table((0.0, 3.0), 2, 3, 16, torch.device("cpu"))
+    window = torch.full((2, 3, 20, 2, 16), 7.0).to(dtype)
+    rotate_into(window[:, :, 4:16], part, table)
+    assert torch.equal(window[:, :, 4:16], rotate(part, table))
+    assert torch.equal(frames, before)
+    assert (window[:, :, :4] == 7.0).all()
+    assert (window[:, :, 16:] == 7.0).all()

@@ -130,9 +130,10 @@ class SymbolicBackbone(Backbone):
         return_kv: bool = False,
         return_query: bool = False,
         time: TimeEmbedding | None = None,
+        kv_only: bool = False,
     ) -> BackboneOutput:
         """Note what could be read; name the first live frames if their keys and values are wanted."""
-        del text, mask_FF, clean_latents_BFCHW, time
+        del text, mask_FF, clean_latents_BFCHW, time, kv_only
         assert positions is not None
         timesteps = tuple(float(step) for step in timestep_BF[0])
         self.forwards.append(Forward(window, positions, timesteps))

@@ -19,7 +19,8 @@ class Backbone(nn.Module, Component, ABC):
     """Predict velocity. A backbone never writes a cache and holds no stream state.
 
     ``cuda_graphs: steady`` lets a stream record its passes once the window is full; ``compile_blocks: steady``
-    compiles what it repeats. ``auto`` leaves it to whoever streams (``SpeedPlan``), and is ``never`` until then.
+    compiles what it repeats. ``auto`` leaves it to whoever streams (``SpeedPlan``), and is ``never`` until then. ``ends_at_kv`` says
+    that ``forward`` takes ``kv_only``, which spares a clean pass what nobody reads.
     """
 
     in_channels: int
@@ -29,6 +30,7 @@ class Backbone(nn.Module, Component, ABC):
     text_dim: int
     cuda_graphs: Literal["auto", "never", "steady"] = "never"
     compile_blocks: Literal["auto", "never", "steady"] = "never"
+    ends_at_kv: bool = False
 
     @abstractmethod
     def tokens_per_frame(self, height: int, width: int) -> int:
@@ -60,6 +62,7 @@ class Backbone(nn.Module, Component, ABC):
         return_kv: bool = False,
         return_query: bool = False,
         time: TimeEmbedding | None = None,
+        kv_only: bool = False,
     ) -> BackboneOutput:
         """Predict velocity for every frame.
 
@@ -75,6 +78,8 @@ class Backbone(nn.Module, Component, ABC):
             return_kv: Also return the frames' raw keys and values of all layers.
             return_query: Also return their raw queries, for anchors that select by attention.
             time: What ``embed_time`` made of ``timestep_BF``; ``None`` makes it here.
+            kv_only: End at the last layer's keys and values, and predict the velocity of no frames. Only for
+                backbones that ``ends_at_kv``.
         """
 
     def use_kernels(self, names: tuple[str, ...]) -> None:

@@ -81,6 +81,7 @@ class LoRABackbone(Backbone):
         self.num_heads = backbone.num_heads
         self.head_dim = backbone.head_dim
         self.text_dim = backbone.text_dim
+        self.ends_at_kv = backbone.ends_at_kv
         self.adapted = matching_layers(backbone, targets)
         self.base = inject(backbone, self.adapted, rank=rank, alpha=alpha, dropout=dropout)
         self.requires_grad_()
@@ -121,6 +122,7 @@ class LoRABackbone(Backbone):
         return_kv: bool = False,
         return_query: bool = False,
         time: TimeEmbedding | None = None,
+        kv_only: bool = False,
     ) -> BackboneOutput:
         """Predict velocity; see ``Backbone.forward``."""
         out: BackboneOutput = self.base(
@@ -134,6 +136,7 @@ class LoRABackbone(Backbone):
             return_kv=return_kv,
             return_query=return_query,
             time=time,
+            **({"kv_only": True} if kv_only else {}),
         )
         return out
 

@@ -16,7 +16,7 @@ from torch.utils.checkpoint import checkpoint
 
 from lightning_adastate.backbones.attention import AttentionBackend, attention_mask, kernels_of
 from lightning_adastate.backbones.base import Backbone
-from lightning_adastate.backbones.wan_block import WanBlock, WanHead, compiled_block
+from lightning_adastate.backbones.wan_block import Keeps, WanBlock, WanHead, compiled_block
 from lightning_adastate.rope import rope_table, split_pairs
 from lightning_adastate.types import (
     KV,
@@ -27,6 +27,7 @@ from lightning_adastate.types import (
     Window,
 )
 
+Layers = Tensor | list[Tensor]
 MAX_PERIOD = 10000.0
 """Longest period of the sinusoidal timestep embedding."""
 
@@ -62,6 +63,7 @@ class WanTransformer(Backbone):
         ValueError: If sizes do not divide, or the attention backend is not available.
     """
 
+    ends_at_kv = True
     neutral_arguments = frozenset(
         {"attention", "checkpoint_activations", "compile_blocks", "cuda_graphs"}
     )
@@ -174,6 +176,7 @@ class WanTransformer(Backbone):
         return_kv: bool = False,
         return_query: bool = False,
         time: TimeEmbedding | None = None,
+        kv_only: bool = False,
     ) -> BackboneOutput:
         """Predict velocity; see ``Backbone.forward``."""
         frames = latents_BFCHW.shape[1]
@@ -196,28 +199,40 @@ class WanTransformer(Backbone):
         time_BFE, modulation = (self.embed_time(timestep_BF) if time is None else time).parts
         steady = window is not None and window.is_steady
         compiled = compiled_block() if steady and self.compile_blocks == "steady" else None
+        room = self._room(x_BSE) if return_kv else None
         keys, values, queries = [], [], []
         for layer, block in enumerate(self._blocks()):
             layer_text = (text.key_LBSND[layer], text.value_LBSND[layer])
-            args = (x_BSE, modulation, tables, layer_text, _layer(window, layer), mask)
+            ends = kv_only and layer + 1 == self.num_layers
+            here = None if room is None else (room[0][layer], room[1][layer])
+            keeps = Keeps(return_kv, return_query, ends, here)
+            args = (x_BSE, modulation, tables, layer_text, _layer(window, layer), mask, keeps)
             if self.checkpoint_activations and torch.is_grad_enabled():
                 x_BSE, key, value, query = checkpoint(block, *args, use_reentrant=False)
-            elif compiled is not None:
+            elif compiled is not None and not ends:
                 x_BSE, key, value, query = compiled(block, *args)
             else:
                 x_BSE, key, value, query = block(*args)
-            if return_kv:
-                keys.append(key)
-                values.append(value)
-            if return_query:
-                queries.append(query)
+            keys.append(key)
+            values.append(value)
+            queries.append(query)
+        total = latents_BFCHW.shape[1]
+        kv = _kv(room or (keys, values), total) if return_kv else None
+        query = _frames_of(queries, total) if return_query else None
+        if kv_only:
+            return BackboneOutput(latents_BFCHW[:, :0], kv, query)
         if clean_latents_BFCHW is not None:
             x_BSE, time_BFE = x_BSE[:, -x_BSE.shape[1] // 2 :], time_BFE[:, frames:]
         velocity = self._unpatchify(self.head(x_BSE, time_BFE), frames, grid)
-        total = latents_BFCHW.shape[1]
-        kv = _stack(keys, values, total) if return_kv else None
-        query = _frames_of(queries, total) if return_query else None
         return BackboneOutput(velocity, kv, query)
+
+    def _room(self, x_BSE: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Return memory for all layers' keys and values; ``None`` under autograd, which keeps them, or autocast."""
+        device = "cpu" if x_BSE.is_meta else x_BSE.device.type  # a rehearsal is the CPU's
+        if torch.is_grad_enabled() or torch.is_autocast_enabled(device):
+            return None
+        shape = (self.num_layers, *x_BSE.shape[:2], self.num_heads, self.head_dim)
+        return x_BSE.new_empty(shape), x_BSE.new_empty(shape)
 
     def _blocks(self) -> Sequence[WanBlock]:
         return self.blocks  # type: ignore[return-value]
@@ -274,11 +289,12 @@ def _layer(window: Window | None, layer: int) -> tuple[Tensor, Tensor, int, bool
     )
 
 
-def _stack(keys: list[Tensor], values: list[Tensor], frames: int) -> KV:
-    """Collect the layers' keys and values, ``[L, B, F, T, N, D]``; frame_indices are set by the caller."""
-    return KV(_frames_of(keys, frames), _frames_of(values, frames), tuple(range(frames)))
+def _kv(layers: tuple[Layers, Layers], frames: int) -> KV:
+    """Part the layers' keys and values by frame, ``[L, B, F, T, N, D]``; frame_indices are set by the caller."""
+    key, value = layers
+    return KV(_frames_of(key, frames), _frames_of(value, frames), tuple(range(frames)))
 
 
-def _frames_of(layers: list[Tensor], frames: int) -> Tensor:
+def _frames_of(layers: Layers, frames: int) -> Tensor:
     """Stack the tokens ``[B, S, N, D]`` of all layers and part them by frame, ``[L, B, F, T, N, D]``."""
     return rearrange(layers, "l b (f t) n d -> l b f t n d", f=frames)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from einops import rearrange
@@ -17,6 +18,29 @@ from lightning_adastate.backbones.attention import AttentionMask, attend
 from lightning_adastate.rope import RopeTable, rotate
 
 log = logging.getLogger(__name__)
+
+BlockOutput = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None]
+Room = tuple[Tensor, Tensor]
+"""Memory ``[B, S, N, D]`` where raw keys and values are to live."""
+
+
+class Keeps(NamedTuple):
+    """What a block leaves besides its tokens.
+
+    Args:
+        kv: Raw keys and values.
+        query: Raw queries.
+        ends: Whether that is all: attention and feed-forward are not run.
+        room: Where keys and values are written, without gradients; ``None`` is new memory.
+    """
+
+    kv: bool = False
+    query: bool = False
+    ends: bool = False
+    room: Room | None = None
+
+
+KEEPS_NOTHING = Keeps()
 
 
 class RMSNorm(nn.Module):
@@ -30,11 +54,10 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(dim))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the normalised input in its own dtype."""
+    def forward(self, x: Tensor, out: Tensor | None = None) -> Tensor:
+        """Return the normalised input in its own dtype, written to ``out`` if there is one."""
         normed = rms_norm(x.float(), (x.shape[-1],), None, self.eps)
-        weighted: Tensor = normed.to(x.dtype) * self.weight.to(x.dtype)
-        return weighted
+        return torch.mul(normed.to(x.dtype), self.weight.to(x.dtype), out=out)
 
 
 class WanAttention(nn.Module):
@@ -55,9 +78,11 @@ class WanAttention(nn.Module):
         """Return normalised queries ``[B, S, N, D]``."""
         return self._heads(self.norm_q(self.q(x_BSE)))
 
-    def key_value(self, x_BSE: Tensor) -> tuple[Tensor, Tensor]:
-        """Return normalised keys and values ``[B, S, N, D]``, not rotated."""
-        return self._heads(self.norm_k(self.k(x_BSE))), self._heads(self.v(x_BSE))
+    def key_value(self, x_BSE: Tensor, room: Room | None = None) -> tuple[Tensor, Tensor]:
+        """Return normalised keys and values ``[B, S, N, D]``, not rotated; in ``room`` if there is one."""
+        key_room, value_room = (None, None) if room is None else (each.flatten(2) for each in room)
+        key = self.norm_k(self.k(x_BSE), key_room)
+        return self._heads(key), self._heads(_linear_into(self.v, x_BSE, value_room))
 
     def output(
         self, query: Tensor, key: Tensor, value: Tensor, mask: AttentionMask | None
@@ -96,17 +121,32 @@ class WanBlock(nn.Module):
         text: tuple[Tensor, Tensor],
         context: tuple[Tensor, Tensor, int, bool] | None,
         mask: AttentionMask | None,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return the tokens after the block, and the raw keys, values and queries ``[B, S, N, D]``."""
+        keeps: Keeps = KEEPS_NOTHING,
+    ) -> BlockOutput:
+        """Return the tokens after the block, and raw keys, values and queries ``[B, S, N, D]`` where they are kept.
+
+        A block that ends at its keys and values returns the tokens as they came.
+        """
         frames = modulation_BF6E.shape[1]
         shift_a, scale_a, gate_a, shift_f, scale_f, gate_f = (
             (self.modulation + modulation_BF6E).unsqueeze(3).unbind(2)
         )
 
         normed = _modulate(self.norm1(x_BSE), frames, shift_a, scale_a)
-        raw_query = self.self_attn.query(normed)
+        raw_query = None
+        if keeps.query or not keeps.ends:
+            raw_query = self.self_attn.query(normed)
+        raw_key, value = self.self_attn.key_value(normed, keeps.room)
+        # What is not kept is not returned: a compiled block then never writes it.
+        kept = (
+            raw_key if keeps.kv else None,
+            value if keeps.kv else None,
+            raw_query if keeps.query else None,
+        )
+        if keeps.ends:
+            return x_BSE, *kept
+        assert raw_query is not None
         query = rotate(raw_query, tables[0])
-        raw_key, value = self.self_attn.key_value(normed)
         key, values = _join(context, rotate(raw_key, tables[1]), value)
         mixed = self.self_attn.output(query, key, values, mask)
         x_BSE = _add_gated(x_BSE, mixed, frames, gate_a)
@@ -115,7 +155,7 @@ class WanBlock(nn.Module):
         x_BSE = x_BSE + self.cross_attn.output(query, *text, None)
 
         fed = self.ffn(_modulate(self.norm2(x_BSE), frames, shift_f, scale_f))
-        return _add_gated(x_BSE, fed, frames, gate_f), raw_key, value, raw_query
+        return _add_gated(x_BSE, fed, frames, gate_f), *kept
 
 
 class WanHead(nn.Module):
@@ -144,16 +184,14 @@ class CompiledBlock:
         self.compiled = torch.compile(WanBlock.forward, dynamic=False, fullgraph=True)
         self.failed = False
 
-    def __call__(self, block: WanBlock, *args: object) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def __call__(self, block: WanBlock, *args: object) -> BlockOutput:
         """Run a block."""
         if self.failed:
             return block(*args)  # type: ignore[no-any-return]
         try:
             return self.compiled(block, *args)  # type: ignore[arg-type]
         except Exception as error:  # noqa: BLE001 - dynamo, inductor and the C++ compiler have their own
-            plain: tuple[Tensor, Tensor, Tensor, Tensor] = block(
-                *args
-            )  # blames the input, if it is
+            plain: BlockOutput = block(*args)  # blames the input, if it is
             self.failed = True
             first = (str(error).splitlines() or [""])[0]
             log.warning("torch.compile failed (%s); blocks run plain", first)
@@ -192,3 +230,14 @@ def _join(
     context_key[:, tokens:end].copy_(key_BSND)
     context_value[:, tokens:end].copy_(value_BSND)
     return context_key[:, :end], context_value[:, :end]
+
+
+def _linear_into(layer: nn.Module, x_BSE: Tensor, out_BSE: Tensor | None) -> Tensor:
+    """Return a layer's output; a plain linear layer writes it where it is to be, an adapted one copies it there."""
+    if out_BSE is None:
+        made: Tensor = layer(x_BSE)
+        return made
+    if type(layer) is nn.Linear and layer.bias is not None:
+        torch.addmm(layer.bias, x_BSE.flatten(0, 1), layer.weight.t(), out=out_BSE.flatten(0, 1))
+        return out_BSE
+    return out_BSE.copy_(layer(x_BSE))

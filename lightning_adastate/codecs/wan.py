@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor
 
-from lightning_adastate.codecs import wan_fast, wan_plain
+from lightning_adastate.codecs import wan_fast, wan_plain, wan_triton
 from lightning_adastate.codecs.base import Codec, CodecState
 from lightning_adastate.codecs.latent_scale import LatentScale
 from lightning_adastate.codecs.wan_native import load_native, native_file
@@ -26,6 +26,10 @@ Way = Callable[
 ]
 
 
+WAYS = {"plain": wan_plain, "fast": wan_fast, "triton": wan_triton}
+"""How a pass is made, by its name."""
+
+
 class WanCodec(Codec):
     """Encode and decode with Wan2.1's VAE: 16 channels, stride 8 in space and 4 in time.
 
@@ -36,7 +40,8 @@ class WanCodec(Codec):
         folder: A folder with ``config.json`` and weights as diffusers writes them, or one that has it in
             ``vae``, or a folder with Wan's own ``Wan2.1_VAE.pth``, or that file, or a model's name on the hub.
         path: ``plain`` runs diffusers' modules frame by frame. ``fast`` runs the same weights with several
-            frames at once, channels last and less traffic; it differs from ``plain`` by rounding.
+            frames at once, channels last and less traffic; it differs from ``plain`` by rounding. ``triton`` is
+            ``fast`` with bias, norm, SiLU and join in one Triton kernel; it needs a CUDA device, and has not run on one.
         frames_per_pass: Latent frames that ``fast`` decodes or encodes at once; more needs more memory.
         dtype: Of the weights and of the work. Latents and pixels come out as float32.
         compile_passes: ``steady`` compiles passes behind a stream's first with torch.compile; needs ``fast``.
@@ -53,7 +58,7 @@ class WanCodec(Codec):
         self,
         folder: str,
         *,
-        path: Literal["plain", "fast"] = "fast",
+        path: Literal["plain", "fast", "triton"] = "fast",
         frames_per_pass: int = 3,
         dtype: Literal["float32", "bfloat16"] = "float32",
         compile_passes: Literal["auto", "never", "steady"] = "never",
@@ -62,12 +67,16 @@ class WanCodec(Codec):
         if frames_per_pass < 1:
             raise ValueError(f"`frames_per_pass` must be 1 or more, got {frames_per_pass}")
         if compile_passes == "steady" and path != "fast":
-            raise ValueError("`compile_passes: steady` needs `path: fast`; plain is not compiled")
+            raise ValueError(
+                f"`compile_passes: steady` needs `path: fast`; {path} is not compiled"
+            )
+        if path == "triton" and (reason := wan_triton.missing()) is not None:
+            raise ValueError(f"`path: triton` is not available: {reason}; or use `fast`")
         self.path = path
         self.frames_per_pass = frames_per_pass
         self.compile_passes = compile_passes
         self.vae = load_vae(folder, getattr(torch, dtype))
-        if path == "fast":
+        if path != "plain":
             wan_fast.use_channels_last(self.vae)
         config = self.vae.config
         self.latent_channels = config["z_dim"]
@@ -89,7 +98,7 @@ class WanCodec(Codec):
         elif count < 1 or count % stride:
             raise ValueError(f"a stream goes on by multiples of {stride} frames, got {count}")
         memory = self._own(state, "encoder")
-        way = wan_plain.encode_frames if self.path == "plain" else wan_fast.encode_frames
+        way = WAYS[self.path].encode_frames
         video_BCFHW = self._work(video_BFCHW * 2.0 - 1.0)
         sizes = [stride * size for size in self._sizes(-(-count // stride))]
         if not state:
@@ -109,7 +118,7 @@ class WanCodec(Codec):
                 f"got shape {tuple(latents_BFCHW.shape)}"
             )
         memory = self._own(state, "decoder")
-        way = wan_plain.decode_frames if self.path == "plain" else wan_fast.decode_frames
+        way = WAYS[self.path].decode_frames
         latents_BCFHW = self._work(self.scale.restore(latents_BFCHW))
         parts = []
         for group in latents_BCFHW.split(self._sizes(latents_BCFHW.shape[2]), dim=2):

@@ -41,6 +41,10 @@ TINY = 1e-24
 """Added to a mean square; diffusers bounds the norm by 1e-12. Both only keep zeros from dividing by zero."""
 
 
+HELD = 2
+"""Frames of history that a convolution over time reads."""
+
+
 class Memory(NamedTuple):
     """What the convolutions read, by name (empty before the first frame), and what they leave."""
 
@@ -52,7 +56,7 @@ class Memory(NamedTuple):
         """Whether the stream begins with this call."""
         return not self.old
 
-    def join(self, name: str, x_BFHWC: Tensor, held: int = 2) -> Tensor:
+    def join(self, name: str, x_BFHWC: Tensor, held: int = HELD) -> Tensor:
         """Return ``held`` frames of history and the frames in one tensor, and remember its end."""
         batch, frames, *rest = x_BFHWC.shape
         joined = x_BFHWC.new_empty(batch, held + frames, *rest)
@@ -62,10 +66,27 @@ class Memory(NamedTuple):
         else:
             joined[:, :held] = rearrange(history, CHANNELS_LAST)
         joined[:, held:] = x_BFHWC
-        # A copy of its own layout: the strides of a slice tell how long the chunk was, and compiled code asks.
-        end = joined[:, -held:].clone(memory_format=torch.contiguous_format)
-        self.new[name] = rearrange(end, CHANNELS_SECOND)
+        self.remember(name, joined, held)
         return joined
+
+    def remember(self, name: str, joined_BFHWC: Tensor, held: int = HELD) -> None:
+        """Keep the last frames for the next call.
+
+        A copy of its own layout: the strides of a slice tell how long the chunk was, and compiled code asks.
+        """
+        end = joined_BFHWC[:, -held:].clone(memory_format=torch.contiguous_format)
+        self.new[name] = rearrange(end, CHANNELS_SECOND)
+
+    def join_activated(
+        self, name: str, norm: WanRMS_norm, x_BFHWC: Tensor, bias_C: Tensor | None = None
+    ) -> Tensor:
+        """Return history and the frames, normed and activated, in one tensor."""
+        assert bias_C is None, "`convolved` has added it"
+        return self.join(name, norm_silu(norm, x_BFHWC))
+
+    def convolved(self, conv: nn.Conv3d, joined_BFHWC: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return a convolution over time, and its bias if that is still to be added."""
+        return over_time(conv, joined_BFHWC), None
 
 
 def use_channels_last(vae: nn.Module) -> None:
@@ -78,10 +99,13 @@ def use_channels_last(vae: nn.Module) -> None:
 
 
 def decode_frames(
-    vae: AutoencoderKLWan, latents_BCFHW: Tensor, memory: Mapping[str, Tensor]
+    vae: AutoencoderKLWan,
+    latents_BCFHW: Tensor,
+    memory: Mapping[str, Tensor],
+    kind: type[Memory] = Memory,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the pixels of latent frames in [-1, 1], unclamped, and the memory after them."""
-    kept = Memory(memory, {})
+    kept = kind(memory, {})
     decoder = vae.decoder
     x = pointwise(vae.post_quant_conv, rearrange(latents_BCFHW, CHANNELS_LAST))
     x = over_time(decoder.conv_in, kept.join("conv_in", x))
@@ -99,15 +123,18 @@ def decode_frames(
                 kept,
                 f"up_blocks.{index}.upsamplers.0",
             )
-    x = over_time(decoder.conv_out, kept.join("conv_out", norm_silu(decoder.norm_out, x)))
+    x = over_time(decoder.conv_out, kept.join_activated("conv_out", decoder.norm_out, x))
     return rearrange(x, CHANNELS_SECOND), kept.new
 
 
 def encode_frames(
-    vae: AutoencoderKLWan, video_BCFHW: Tensor, memory: Mapping[str, Tensor]
+    vae: AutoencoderKLWan,
+    video_BCFHW: Tensor,
+    memory: Mapping[str, Tensor],
+    kind: type[Memory] = Memory,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Return the posterior means of pixels in [-1, 1], and the memory after them."""
-    kept = Memory(memory, {})
+    kept = kind(memory, {})
     encoder = vae.encoder
     x = rearrange(video_BCFHW, CHANNELS_LAST)
     x = over_time(encoder.conv_in, kept.join("conv_in", x))
@@ -118,7 +145,7 @@ def encode_frames(
         else:
             x = downsample(cast("WanResample", block), x, kept, name)
     x = middle(encoder.mid_block, x, kept, "mid_block")
-    x = over_time(encoder.conv_out, kept.join("conv_out", norm_silu(encoder.norm_out, x)))
+    x = over_time(encoder.conv_out, kept.join_activated("conv_out", encoder.norm_out, x))
     x = pointwise(vae.quant_conv, x)
     return rearrange(x, CHANNELS_SECOND).chunk(2, dim=1)[0], kept.new
 
@@ -138,13 +165,15 @@ def rms_norm(norm: WanRMS_norm, x_BFHWC: Tensor) -> Tensor:
     return F.rms_norm(x_BFHWC, (x_BFHWC.shape[-1],), gamma.flatten(), TINY)
 
 
-def over_time(conv: nn.Conv3d, joined_BFHWC: Tensor, stride: int = 1) -> Tensor:
+def over_time(
+    conv: nn.Conv3d, joined_BFHWC: Tensor, stride: int = 1, *, with_bias: bool = True
+) -> Tensor:
     """Return a convolution over frames that stand behind their history; it pads space, not time."""
     space = (conv.kernel_size[1] // 2, conv.kernel_size[2] // 2)
     x = F.conv3d(
         rearrange(joined_BFHWC, CHANNELS_SECOND),
         conv.weight,
-        conv.bias,
+        conv.bias if with_bias else None,
         stride=(stride, 1, 1),
         padding=(0, *space),
     )
@@ -171,9 +200,9 @@ def over_space(conv: nn.Conv2d, x_BFHWC: Tensor, stride: int, padding: int) -> T
 
 def residual(block: WanResidualBlock, x_BFHWC: Tensor, memory: Memory, name: str) -> Tensor:
     """Return the residual block: twice norm, SiLU and convolution, and the input beside them."""
-    x = memory.join(f"{name}.conv1", norm_silu(block.norm1, x_BFHWC))
-    x = over_time(block.conv1, x)
-    x = memory.join(f"{name}.conv2", norm_silu(block.norm2, x))
+    x = memory.join_activated(f"{name}.conv1", block.norm1, x_BFHWC)
+    x, bias = memory.convolved(block.conv1, x)
+    x = memory.join_activated(f"{name}.conv2", block.norm2, x, bias)
     x = over_time(block.conv2, x)
     if isinstance(block.conv_shortcut, nn.Identity):
         return x + x_BFHWC

@@ -14,7 +14,7 @@ from torch import Tensor
 from lightning_adastate.backbones.base import Backbone
 from lightning_adastate.caches.base import count_frames, split_oldest
 from lightning_adastate.noise import NoiseKey, NoiseSource, Slot
-from lightning_adastate.rope import RopeTable, places_table, rope_table, rotate
+from lightning_adastate.rope import RopeTable, places_table, rope_table, rotate, rotate_into
 from lightning_adastate.streaming.buffers import StreamBuffers
 from lightning_adastate.streaming.cuda_graphs import Call
 from lightning_adastate.streaming.observer import StepObserver
@@ -73,6 +73,7 @@ class ChunkContext:
         return_kv: bool,
         reads_anchor: bool = True,
         reads_window: int | None = None,
+        kv_only: bool = False,
     ) -> BackboneOutput:
         """Call the backbone on the live frames, state frames first.
 
@@ -82,11 +83,14 @@ class ChunkContext:
             return_kv: Also return their raw keys and values.
             reads_anchor: Whether the pass sees the anchor.
             reads_window: How many of the newest cached frames it sees; ``None`` is all.
+            kv_only: Nobody reads its velocity. It is spared where the backbone can and no observer looks.
         """
         assert self.state.text_kv is not None, "a loaded state needs `Streamer.resume`"
         reads = PassReads(reads_anchor, reads_window)
         watched = self.observer is not None and self.observer.needs_kv
         shows_kv = return_kv or watched
+        ends_early = kv_only and self.backbone.ends_at_kv and self.observer is None
+        more = {"kv_only": True} if ends_early else {}  # others need not know the word
         positions = self.live_positions(latents_BFCHW.shape[1])
         window = self.window(reads)
         time = None
@@ -112,11 +116,13 @@ class ChunkContext:
                 window=window,
                 return_kv=shows_kv,
                 return_query=shows_kv and self.query,
+                **more,
             )
 
         if recorded:
             assert window is not None
-            kind = (numbers, positions, window.num_tokens, shows_kv, latents_BFCHW.shape)
+            shows = (shows_kv, ends_early)
+            kind = (numbers, positions, window.num_tokens, shows, latents_BFCHW.shape)
             memory = (window.key_LBSND, window.value_LBSND, time, text)
             output = self._replay(kind, memory, positions, call, latents_BFCHW)
         else:
@@ -247,7 +253,7 @@ class ChunkContext:
         start = 0
         for part, table in zip(parts, tables, strict=True):
             stop = start + table.num_tokens
-            key[:, :, start:stop] = rotate(part.key_LBFTND.flatten(2, 3), table)
+            rotate_into(key[:, :, start:stop], part.key_LBFTND.flatten(2, 3), table)
             value[:, :, start:stop] = part.value_LBFTND.flatten(2, 3)
             start = stop
         return Window(key, value, start, True, steady)

@@ -355,7 +355,8 @@ class Streamer(nn.Module):
         past = live
         if context_sigma_B is not None:
             past = add_noise(live, context.draw_live(1), context_sigma_B)
-        cached_output = context.forward(past, torch.zeros_like(timestep_BF), return_kv=True)
+        zero_BF = torch.zeros_like(timestep_BF)
+        cached_output = context.forward(past, zero_BF, return_kv=True, kv_only=True)
         grid = self.backbone.token_grid(*state.latent_shape[1:])
         after = close_chunk(self.anchor, self.cache, state, plan, live, cached_output, "all", grid)
         content = live[:, plan.num_state :]
@@ -446,7 +447,7 @@ class Streamer(nn.Module):
         frame_indices = tuple(range(state.first_frame - count, state.first_frame))
         plan = place_frames(self.anchor, self.cache, state.anchor, (), frame_indices)
         context = self._context(state, plan, observer=observer, reencodes=True)
-        out = context.forward(latents_BFCHW, (0.0,) * count, return_kv=True)
+        out = context.forward(latents_BFCHW, (0.0,) * count, return_kv=True, kv_only=True)
         assert out.kv is not None
         return replace(state, blocks=(replace(out.kv, frame_indices=frame_indices),))
 
@@ -471,6 +472,7 @@ class Streamer(nn.Module):
                 return_kv=True,
                 reads_anchor=commit_pass.reads_anchor,
                 reads_window=commit_pass.reads_window,
+                kv_only=True,
             )
         if exit_pass is None:
             return out
