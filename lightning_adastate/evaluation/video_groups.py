@@ -11,8 +11,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from lightning_adastate.data.video_clips import SUFFIXES
-from lightning_adastate.media.reading import VideoInfo, probe_video, read_pieces
 from lightning_adastate.evaluation.video_scores import ScoredVideo, VideoScorer
+from lightning_adastate.media.reading import VideoInfo, probe_video, read_pieces
 from lightning_adastate.metrics.video_recorder import MIN_FRAMES
 
 

@@ -101,16 +101,18 @@ def write_side_by_side(path: Path, rows: Sequence[Row]) -> None:
     """
     fps = rows[0].files[0].info.fps
     size, scale = _cell(rows)
-    with whole_file(path) as partial:
-        with VideoWriter(partial, fps=fps, chunk_frames=BLOCK_FRAMES) as writer:
-            sources = [[_blocks(file, size, fps) for file in row.files] for row in rows]
-            for _ in range(-(-_longest(rows, fps) // BLOCK_FRAMES)):
-                shown = [
-                    _joined(row, source, scale) for row, source in zip(rows, sources, strict=True)
-                ]
-                width = max(part.shape[3] for part in shown)
-                wide = [pad(part, (0, width - part.shape[3]), value=255) for part in shown]
-                writer.append(torch.cat(wide, dim=2))
+    with (
+        whole_file(path) as partial,
+        VideoWriter(partial, fps=fps, chunk_frames=BLOCK_FRAMES) as writer,
+    ):
+        sources = [[_blocks(file, size, fps) for file in row.files] for row in rows]
+        for _ in range(-(-_longest(rows, fps) // BLOCK_FRAMES)):
+            shown = [
+                _joined(row, source, scale) for row, source in zip(rows, sources, strict=True)
+            ]
+            width = max(part.shape[3] for part in shown)
+            wide = [pad(part, (0, width - part.shape[3]), value=255) for part in shown]
+            writer.append(torch.cat(wide, dim=2))
 
 
 def _joined(row: Row, sources: Sequence[Iterator[Tensor]], scale: int) -> Tensor:

@@ -89,10 +89,10 @@ def curves_figure(
     return figure
 
 
-def _legend_below(figure: Figure, names: Sequence[str]) -> None:
-    """Name the lines below all panels."""
+def _legend_below(figure: Figure, names: Sequence[str], mark: str = "-") -> None:
+    """Name the lines, or dots, below all panels."""
     marks = [
-        figure.axes[0].plot([], [], color=_color(number), label=name)[0]
+        figure.axes[0].plot([], [], mark, color=_color(number), label=name)[0]
         for number, name in enumerate(names)
     ]
     figure.legend(handles=marks, loc="outside lower center", ncols=min(4, len(names)), fontsize=9)
@@ -114,13 +114,11 @@ def _draw_mean(axes: Axes, videos: Sequence[Series], color: int) -> None:
     videos = [video for video in videos if len(video.value) and not video.value.isnan().all()]
     if not videos:
         return
-    end = max(float(video.seconds[-1]) for video in videos)
-    times = min(MAX_TIMES, max(len(video.value) for video in videos))
-    value_BK = torch.stack([_averaged(video, end, times) for video in videos])
+    seconds = _times(videos)
+    value_BK = torch.stack([_averaged(video, seconds) for video in videos])
     there = ~value_BK.isnan()
     count = there.sum(0)
     mean = value_BK.nanmean(0)
-    seconds = (torch.arange(times) + 0.5) * end / times if times > 1 else torch.tensor([end])
     shown = count > 0
     axes.plot(seconds[shown], mean[shown], color=_color(color), linewidth=1.4)
     enough = count > 1
@@ -138,11 +136,21 @@ def _draw_mean(axes: Axes, videos: Sequence[Series], color: int) -> None:
     )
 
 
-def _averaged(video: Series, end: float, times: int) -> Tensor:
-    """Return the means of so many parts of the time up to ``end``, ``[K]``; NaN where nothing is."""
-    place = (video.seconds / max(end, 1e-9) * times).long().clamp(max=times - 1)
-    count = torch.zeros(times).index_add(0, place, torch.ones(len(place)))
-    total = torch.zeros(times).index_add(0, place, video.value)
+def _times(videos: Sequence[Series]) -> Tensor:
+    """Return the times at which videos are averaged, ``[K]``: those of the one with the most, or fewer."""
+    start = min(float(video.seconds[0]) for video in videos)
+    end = max(float(video.seconds[-1]) for video in videos)
+    steps = [float(video.seconds.diff().mean()) for video in videos if len(video.seconds) > 1]
+    width = max(min(steps, default=1.0), (end - start) / MAX_TIMES)
+    return start + width * torch.arange(round((end - start) / width) + 1)
+
+
+def _averaged(video: Series, times_K: Tensor) -> Tensor:
+    """Return the means of what is nearest to each time, ``[K]``; NaN where nothing is."""
+    width = times_K.diff().mean() if len(times_K) > 1 else torch.ones(())
+    place = ((video.seconds - times_K[0]) / width).round().long().clamp(0, len(times_K) - 1)
+    count = torch.zeros(len(times_K)).index_add(0, place, torch.ones(len(place)))
+    total = torch.zeros(len(times_K)).index_add(0, place, video.value)
     return total / torch.where(count > 0, count, torch.nan)
 
 
@@ -167,10 +175,10 @@ def motion_figure(groups: Sequence[VideoGroup], scored: Sequence[Mapping[str, Te
         axes.set_ylabel(title, fontsize=9)
         axes.tick_params(labelsize=8)
         axes.grid(alpha=0.25)
-        axes.set_xlim(left=0)
+        axes.margins(0.06)
     note = "further right moves more; a frozen video is at 0 with likeness 1 and drift 0"
     figure.suptitle(note, fontsize=9)
-    _legend_below(figure, [group.name for group in groups])
+    _legend_below(figure, [group.name for group in groups], "o")
     return figure
 
 
@@ -178,7 +186,7 @@ def differences_figure(
     scored: Sequence[Mapping[str, Tensor]], compared: Sequence[Difference]
 ) -> Figure:
     """Return every score's difference from the first group with its 95 % interval, in standard deviations."""
-    names = shown_scores(scored[0])
+    names = [n for n in shown_scores(scored[0]) if any(n in each.intervals for each in compared)]
     figure = Figure(figsize=(8, 0.27 * len(names) * max(1, len(compared)) ** 0.5 + 1.6))
     figure.set_layout_engine("constrained")
     axes = figure.subplots()
@@ -203,7 +211,7 @@ def differences_figure(
             )
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
-    axes.invert_yaxis()
+    axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(axis="x", alpha=0.25)
     axes.set_xlabel(
         "difference in standard deviations over all videos, 95 % interval; filled: it excludes 0",

@@ -167,7 +167,7 @@ def key_frame_sheet(
 def clock_text(seconds: float) -> str:
     """Return ``1:02:03``, ``2:03``, or ``2.4 s`` where there is no minute."""
     if seconds < 60:
-        return f"{seconds:.3g} s"
+        return f"{round(seconds, 1):g} s"
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
