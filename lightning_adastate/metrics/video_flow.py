@@ -69,7 +69,7 @@ def optical_flow(kind: Flow) -> FlowFunction:
         import cv2
     except ImportError as error:
         raise ValueError(
-            "optical flow needs OpenCV, which is not installed; run `pip install lightning-adastate[metrics]`"
+            "optical flow needs OpenCV, which is not installed; run `pip install 'lightning-adastate[metrics]'`"
         ) from error
     if kind == "farneback":
         return lambda one, other: cv2.calcOpticalFlowFarneback(

@@ -103,7 +103,7 @@ def test_pieces_give_what_the_whole_gives():
 
 def test_without_opencv_it_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(ValueError, match=r"pip install lightning-adastate\[metrics\]"):
+    with pytest.raises(ValueError, match=r"pip install 'lightning-adastate\[metrics\]"):
         DynamicDegree()
 
 
