@@ -85,8 +85,10 @@ def main(args: Sequence[str] | None = None) -> int:
     parsed = evaluate_parser().parse_args(args)
     if not parsed.videos:
         raise ValueError("give video files, or folders of them")
-    if not parsed.sheet_seconds > 0:
-        raise ValueError(f"`sheet_seconds` must be positive, got {parsed.sheet_seconds}")
+    if parsed.pictures == "all":
+        from lightning_adastate.evaluation.video_pictures import check_sheet_seconds
+
+        check_sheet_seconds(parsed.sheet_seconds)
     if (parsed.vbench is None) != (parsed.prompts is None):
         raise ValueError("`vbench` and `prompts` go together; give both or neither")
     if parsed.vbench is not None:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -180,8 +181,7 @@ def write_key_frames(path: Path, rows: Sequence[Row], *, sheet_seconds: float = 
     Raises:
         ValueError: If ``sheet_seconds`` is not positive.
     """
-    if not sheet_seconds > 0:
-        raise ValueError(f"`sheet_seconds` must be positive, got {sheet_seconds}")
+    check_sheet_seconds(sheet_seconds)
     videos, labels = [], []
     for row in rows:
         for file, label in zip(row.files, row.labels, strict=True):
@@ -191,13 +191,24 @@ def write_key_frames(path: Path, rows: Sequence[Row], *, sheet_seconds: float = 
         key_frame_sheet(partial, videos, labels)
 
 
+def check_sheet_seconds(sheet_seconds: float) -> None:
+    """Refuse a distance of key frames that is none.
+
+    Raises:
+        ValueError: If it is not a positive number.
+    """
+    if not 0 < sheet_seconds < math.inf:
+        raise ValueError(f"`sheet_seconds` must be positive and finite, got {sheet_seconds}")
+
+
 def key_frames(file: VideoFile, every_seconds: float) -> list[KeyFrame]:
-    """Return a frame of every so many seconds and the last one; of a short video eight, evenly spread."""
+    """Return a frame of every so many seconds and the last one; of a short video eight, evenly spread, or all."""
     info = file.info
     length = Fraction(info.num_frames) / info.fps
     every = Fraction(every_seconds).limit_denominator(1000)
     if length < 2 * every:
         every = length / (FEW_KEY_FRAMES - 1)
+    every = max(every, 1 / info.fps)
     shrink = min(1.0, SHEET_HEIGHT / info.height)
     size = (max(1, round(info.height * shrink)), max(1, round(info.width * shrink)))
     wanted = None if shrink == 1.0 else size

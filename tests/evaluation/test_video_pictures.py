@@ -114,6 +114,10 @@ def test_a_short_video_has_eight_key_frames():
     assert len(found) == 8
     assert int(found[0].picture_CHW[0, 0, 0]) == 0
     assert int(found[-1].picture_CHW[0, 0, 0]) == 35
+    write("four.mp4", levels(4), fps=16)
+    for every in (12.0, 0.0001):
+        found = key_frames(file("four.mp4"), every)
+        assert [int(one.picture_CHW[0, 0, 0]) for one in found] == [0, 1, 2, 3]
 
 
 def test_key_frames_of_a_long_video_go_on_in_the_next_line():
@@ -124,7 +128,7 @@ def test_key_frames_of_a_long_video_go_on_in_the_next_line():
     one, two = imread("one.png"), imread("two.png")
     assert two.shape[0] > 1.7 * one.shape[0], "16 frames are two lines of ten"
     assert two.shape[1] > one.shape[1]
-    for wrong in (0, -1, float("nan")):
+    for wrong in (0, -1, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="`sheet_seconds` must be positive"):
             write_key_frames(Path("never.png"), rows, sheet_seconds=wrong)
     assert not Path("never.png").exists()
