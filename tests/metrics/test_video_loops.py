@@ -7,7 +7,7 @@ import torch
 from toy_videos import pan, resets, still, views
 
 from lightning_adastate.metrics import VideoLoops, video_curves
-from lightning_adastate.metrics.video_loops import autocorrelation, loop_scores
+from lightning_adastate.metrics.video_loops import _period, autocorrelation, loop_scores
 
 
 def period(video):
@@ -37,6 +37,14 @@ def test_a_loop_that_is_seen_only_once_and_a_half_is_none_yet():
 
 def test_the_period_is_the_shortest_one():
     assert period(resets(64, 8, blur=9)) == 8, "16 and 24 frames later it is as it was, too"
+
+
+def test_a_slow_video_is_no_loop_of_one_frame():
+    """By hand: what is like itself a frame later must have been away before it is back, at its best lag."""
+    slow_loop = [1.0, 0.95, 0.85, 0.5, 0.1, 0.5, 0.85, 0.95, 0.85, 0.5]
+    assert _period(slow_loop) == 7
+    assert math.isnan(_period([1.0, 0.95, 0.85, 0.5, 0.1, 0.0, 0.0, 0.4]))
+    assert math.isnan(_period([1.0, 0.95, 0.85, 0.5, 0.4, 0.85, 0.9])), "it was not away"
 
 
 def test_a_small_object_loops_in_a_scene_that_stands_still():
