@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from matplotlib import colormaps
@@ -38,7 +39,8 @@ SURE = 1.96
 
 DPI = 110
 
-SeriesByName = Mapping[str, Series]
+SeriesByName: TypeAlias = Mapping[str, Series]
+Color: TypeAlias = tuple[float, ...]
 
 
 def write_plots(
@@ -190,25 +192,10 @@ def differences_figure(
     figure = Figure(figsize=(8, 0.27 * len(names) * max(1, len(compared)) ** 0.5 + 1.6))
     figure.set_layout_engine("constrained")
     axes = figure.subplots()
+    units = {name: _spread([scores[name] for scores in scored]) for name in names}
     for number, each in enumerate(compared):
-        offset = (number - (len(compared) - 1) / 2) * 0.6 / max(1, len(compared))
-        for row, name in enumerate(names):
-            unit = _spread([scores[name] for scores in scored])
-            interval = each.intervals.get(name)
-            if interval is None or not unit > 0:
-                continue
-            mean, low, high = (value / unit for value in interval)
-            sure = low > 0 or high < 0
-            axes.plot([low, high], [row + offset] * 2, color=_color(number + 1), linewidth=1.6)
-            face = _color(number + 1) if sure else "white"
-            axes.plot(
-                mean,
-                row + offset,
-                "o",
-                markersize=5,
-                color=_color(number + 1),
-                markerfacecolor=face,
-            )
+        offset = (number - (len(compared) - 1) / 2) * 0.6 / len(compared)
+        _draw_intervals(axes, each, units, _color(number + 1), offset)
     axes.axvline(0, color="black", linewidth=0.8)
     axes.set_yticks(range(len(names)), names, fontsize=8)
     axes.set_ylim(len(names) - 0.4, -0.6)
@@ -230,11 +217,25 @@ def differences_figure(
     return figure
 
 
+def _draw_intervals(
+    axes: Axes, each: Difference, units: Mapping[str, float], color: Color, offset: float
+) -> None:
+    """Draw the interval of every score in its unit, row by row; a dot is filled where it excludes 0."""
+    for row, (name, unit) in enumerate(units.items()):
+        interval = each.intervals.get(name)
+        if interval is None or not unit > 0:
+            continue
+        mean, low, high = (value / unit for value in interval)
+        face = color if low > 0 or high < 0 else "white"
+        axes.plot([low, high], [row + offset] * 2, color=color, linewidth=1.6)
+        axes.plot(mean, row + offset, "o", markersize=5, color=color, markerfacecolor=face)
+
+
 def _spread(values: Sequence[Tensor]) -> float:
     """Return the standard deviation over the videos of all groups; 0 if there is none."""
     every = torch.cat([value[~value.isnan()] for value in values])
     return every.std().item() if len(every) > 1 else 0.0
 
 
-def _color(number: int) -> tuple[float, ...]:
+def _color(number: int) -> Color:
     return colormaps["tab10"](number % 10)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -154,14 +155,18 @@ def key_frame_sheet(
         for axis in row[len(frames) :]:
             axis.set_axis_off()
         for axis, frame in zip(row, frames, strict=False):
-            picture = to_uint8(frame.picture_CHW).permute(1, 2, 0).numpy()
-            smooth = "nearest" if height < SMOOTH_HEIGHT else "antialiased"
-            axis.imshow(picture, interpolation=smooth)
-            axis.set_xticks([])
-            axis.set_yticks([])
-            axis.set_title(clock_text(frame.seconds), fontsize=8, pad=2)
+            _show(axis, frame)
         row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
     figure.savefig(path, format="png")
+
+
+def _show(axis: Axes, frame: KeyFrame) -> None:
+    picture = to_uint8(frame.picture_CHW).permute(1, 2, 0).numpy()
+    smooth = "nearest" if len(picture) < SMOOTH_HEIGHT else "antialiased"
+    axis.imshow(picture, interpolation=smooth)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_title(clock_text(frame.seconds), fontsize=8, pad=2)
 
 
 def clock_text(seconds: float) -> str:
