@@ -226,7 +226,7 @@ def _draw_intervals(
         if interval is None or not unit > 0:
             continue
         mean, low, high = (value / unit for value in interval)
-        face = color if low > 0 or high < 0 else "white"
+        face = color if interval.sure else "white"
         axes.plot([low, high], [row + offset] * 2, color=color, linewidth=1.6)
         axes.plot(mean, row + offset, "o", markersize=5, color=color, markerfacecolor=face)
 
