@@ -12,6 +12,7 @@ from lightning_adastate.codecs import PixelShuffleCodec
 from lightning_adastate.generation.generate import Generation, generate
 from lightning_adastate.media import read_video
 from lightning_adastate.media.state_view import state_beside
+from lightning_adastate.media.video import to_uint8
 from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.types import Chunk
 
@@ -91,9 +92,12 @@ def test_several_streams_have_their_own_and_a_stopped_one_goes_on():
 
 def test_several_state_frames_share_the_chunk():
     video, states = torch.rand(4, 3, 2, 40), torch.rand(2, 3, 2, 40)
-    shown = state_beside(video, states)
-    assert torch.equal(shown[..., :40], video)
-    assert torch.equal(shown[..., 41:], states[[0, 0, 1, 1]])
+    for content in (video, to_uint8(video)):  # bytes are what a card may hand over
+        shown = state_beside(content, states)
+        assert torch.equal(shown[..., :40], to_uint8(video))
+        assert (shown[..., 40] == 255).all()
+        assert torch.equal(shown[..., 41:], to_uint8(states)[[0, 0, 1, 1]])
+        assert (state_beside(content, None)[..., 41:] == 128).all()
 
 
 def test_pictures_of_a_state_are_per_stream_and_frame():
