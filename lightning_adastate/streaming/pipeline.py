@@ -132,7 +132,8 @@ class PixelStreaming:
             return None
         alone = hidden_BFCHW.flatten(0, 1)[:, None]
         video, _ = self.codec.decode(alone, self.codec.empty())
-        return video[:, 0].unflatten(0, hidden_BFCHW.shape[:2])
+        pictures: Tensor = video[:, 0].unflatten(0, hidden_BFCHW.shape[:2])
+        return pictures
 
     def reencode(self, state: StreamState, video_BFCHW: Tensor) -> StreamState:
         """Make the first latent that the coming event encodes anew an image latent, if it says so.
