@@ -178,7 +178,7 @@ def test_scores_alone_write_nothing(tmp_path):
     [
         ({"num_chunks": 0}, "`num_chunks` must be 1 or more, got 0"),
         ({"every_steps": 0}, "`every_steps` must be 1 or more, got 0"),
-        ({"keep": "all"}, "`keep` must be scores or videos, got 'all'"),
+        ({"keep": "all"}, "`keep` must be scores, videos or logged, got 'all'"),
         ({"prompts": " "}, "the prompt is empty"),
     ],
 )

@@ -9,8 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 
+from lightning_adastate.callbacks.logged_videos import check_loggers, log_videos
 from lightning_adastate.callbacks.periodic import PeriodicScores
 from lightning_adastate.data import read_prompts
 from lightning_adastate.media.video import VideoWriter, watchable_scale
@@ -33,11 +34,12 @@ class StreamMetrics(PeriodicScores):
         seed: Of the noise.
         window_frames: Pixel frames the model sees back; ``novelty`` compares with older ones.
         keep: ``videos`` writes ``streams/step-.../stream-00.mp4`` below the logger's folder, or the
-            trainer's root without one.
+            trainer's root without one. ``logged`` does so and hands them to TensorBoard (as GIFs) and Weights &
+            Biases, whichever of them logs.
         fps: Frames per second of the videos.
 
     Raises:
-        ValueError: If a number is too small, or there is no prompt.
+        ValueError: If a number is too small, there is no prompt, or no logger shows videos.
     """
 
     prefix = "stream"
@@ -50,7 +52,7 @@ class StreamMetrics(PeriodicScores):
         every_steps: int | None = None,
         seed: int = 0,
         window_frames: int = 24,
-        keep: Literal["scores", "videos"] = "scores",
+        keep: Literal["scores", "videos", "logged"] = "scores",
         fps: int = 16,
     ) -> None:
         super().__init__(every_steps=every_steps)
@@ -61,8 +63,8 @@ class StreamMetrics(PeriodicScores):
         ):
             if value < 1:
                 raise ValueError(f"`{name}` must be 1 or more, got {value}")
-        if keep not in ("scores", "videos"):
-            raise ValueError(f"`keep` must be scores or videos, got {keep!r}")
+        if keep not in ("scores", "videos", "logged"):
+            raise ValueError(f"`keep` must be scores, videos or logged, got {keep!r}")
         self.prompts = read_prompts(prompts)
         self.num_streams = len(self.prompts)
         self.num_chunks = num_chunks
@@ -70,6 +72,11 @@ class StreamMetrics(PeriodicScores):
         self.window_frames = window_frames
         self.keep = keep
         self.fps = fps
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Say before training that no logger shows videos."""
+        if self.keep == "logged" and stage == "fit":
+            check_loggers(trainer.loggers)
 
     def scores(self, trainer: Trainer, module: PixelStreaming) -> dict[str, float]:
         """Stream, and return the means of the scores that mean something."""
@@ -88,13 +95,16 @@ class StreamMetrics(PeriodicScores):
                 recorder.append(made.video_BFCHW)
                 for row, video in enumerate(videos):
                     video.append(made.video_BFCHW[row])
+        if self.keep == "logged" and videos:
+            named = {f"{self.prefix}/video-{n:02d}": one.path for n, one in enumerate(videos)}
+            log_videos(trainer.loggers, named, trainer.global_step)
         metrics.update(recorder.curves())
         means = metrics.compute()
         return {name: value.item() for name, value in means.items() if not value.isnan()}
 
     def _writers(self, trainer: Trainer, module: PixelStreaming) -> Iterator[VideoWriter]:
         """Yield a video for each stream, or nothing."""
-        if self.keep != "videos" or not trainer.is_global_zero:
+        if self.keep == "scores" or not trainer.is_global_zero:
             return
         folder = self.folder(trainer)
         scale = watchable_scale(module.frame_size[0])

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from lightning_adastate.data import read_prompts
 from lightning_adastate.evaluation.console import wide_console
 from lightning_adastate.evaluation.vbench import How, hand_over
 from lightning_adastate.evaluation.video_groups import VideoGroup, find_groups
 from lightning_adastate.files import output_folder
+from lightning_adastate.metrics.video_flow import Flow
 from lightning_adastate.recipes.parser import SentenceParser
+
+Pictures = Literal["none", "plots", "all"]
 
 DESCRIPTION = """Score video files: how much they move, whether they hold together and whether their look drifts. A folder
 stands for all videos in it. Videos of one folder are a group; several groups are compared with the first, in pairs if
-their file names are the same. No network and no GPU is needed. Writes scores.csv and scores.json. With `vbench`, nothing is
+their file names are the same. No network and no GPU is needed. Writes scores.csv, scores.json and plots. With `vbench`, nothing is
 scored: the videos are handed over under the names that VBench looks for."""
 
 
@@ -25,7 +29,7 @@ def evaluate_parser() -> SentenceParser:
     parser.add_argument(
         "--chunk_frames",
         type=int | None,
-        help="Frames per chunk, for `boundary_jump`; 12 for three latents of Wan.",
+        help="Frames per chunk, for `boundary_jump` and `ssim_seam`; 12 for three latents of Wan.",
     )
     parser.add_argument(
         "--first_chunk_frames",
@@ -42,9 +46,24 @@ def evaluate_parser() -> SentenceParser:
         "--num_parts", type=int, default=5, help="Parts of the drift error (vde_*)."
     )
     parser.add_argument(
+        "--flow",
+        type=Flow | None,
+        help="Score optical flow too, for `flow_top` and VBench's `dynamic_degree`: `dis`, or `farneback`, "
+        "which is slower. Needs the extra `metrics`.",
+    )
+    parser.add_argument(
         "--device", type=str, default="auto", help="`auto` is CUDA if there is one."
     )
     parser.add_argument("--output", type=Path, default=Path("outputs/scores"), help="Folder.")
+    parser.add_argument(
+        "--pictures",
+        type=Pictures,
+        default="plots",
+        help="`plots` of the scores, `all`: also the videos side by side and a sheet of key frames, or `none`.",
+    )
+    parser.add_argument(
+        "--sheet_seconds", type=float, default=12.0, help="Seconds between two key frames."
+    )
     parser.add_argument(
         "--vbench",
         type=Path | None,
@@ -65,6 +84,10 @@ def main(args: Sequence[str] | None = None) -> int:
     parsed = evaluate_parser().parse_args(args)
     if not parsed.videos:
         raise ValueError("give video files, or folders of them")
+    if parsed.pictures == "all":
+        from lightning_adastate.evaluation.video_pictures import check_sheet_seconds
+
+        check_sheet_seconds(parsed.sheet_seconds)
     if (parsed.vbench is None) != (parsed.prompts is None):
         raise ValueError("`vbench` and `prompts` go together; give both or neither")
     if parsed.vbench is not None:
@@ -81,9 +104,14 @@ def main(args: Sequence[str] | None = None) -> int:
             first_chunk_frames=parsed.first_chunk_frames,
             window_frames=parsed.window_frames,
             num_parts=parsed.num_parts,
+            flow=parsed.flow,
             device=parsed.device,
         )
         names = evaluation.write(parsed.output)
+        if parsed.pictures != "none":
+            names += evaluation.write_plots(parsed.output)
+        if parsed.pictures == "all":
+            names += evaluation.write_pictures(parsed.output, sheet_seconds=parsed.sheet_seconds)
     console = wide_console()
     console.print(evaluation.table())
     console.print(f"written to {parsed.output}: {', '.join(names)}")

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from lightning_adastate.data.video_names import SUFFIXES
+from lightning_adastate.evaluation.video_scores import ScoredVideo, VideoScorer
 from lightning_adastate.media.reading import VideoInfo, probe_video, read_pieces
-from lightning_adastate.metrics.video_recorder import MIN_FRAMES, CurveRecorder
-
-if TYPE_CHECKING:
-    from lightning_adastate.metrics import VideoMetrics
+from lightning_adastate.metrics.video_recorder import MIN_FRAMES
 
 
 @dataclass(frozen=True)
@@ -89,9 +86,9 @@ def _probe(path: Path) -> VideoFile:
 
 
 def score_groups(
-    groups: Sequence[VideoGroup], metrics: VideoMetrics, device: torch.device
-) -> list[dict[str, Tensor]]:
-    """Return, for each group, every score of its videos by name, ``[B]`` float64.
+    groups: Sequence[VideoGroup], scorer: VideoScorer, device: torch.device
+) -> list[list[ScoredVideo]]:
+    """Return, for each group, what its videos scored.
 
     Videos are read once and in pieces, so memory hardly grows with their length.
     """
@@ -102,17 +99,16 @@ def score_groups(
         TextColumn("frames"),
         TimeRemainingColumn(),
     )
-    scored = []
     frames = sum(file.info.num_frames for group in groups for file in group.files)
     with Progress(*columns, transient=True) as progress:
         task = progress.add_task("evaluating", total=frames)
-        for group in groups:
-            rows = []
-            for file in group.files:
-                recorder = CurveRecorder()
-                for piece in read_pieces(file.path):
-                    recorder.append(piece[None].to(device))
-                    progress.advance(task, len(piece))
-                rows.append(metrics.per_video(recorder.curves()))
-            scored.append({name: torch.cat([row[name] for row in rows]) for name in metrics.names})
-    return scored
+
+        def pieces(path: Path) -> Iterator[Tensor]:
+            for piece in read_pieces(path):
+                yield piece[None].to(device)
+                progress.advance(task, len(piece))
+
+        return [
+            [scorer.score(pieces(file.path), float(file.info.fps)) for file in group.files]
+            for group in groups
+        ]

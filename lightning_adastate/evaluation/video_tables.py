@@ -23,10 +23,17 @@ from lightning_adastate.evaluation.bootstrap import (
 )
 from lightning_adastate.evaluation.video_groups import VideoGroup
 from lightning_adastate.files import write_text
-from lightning_adastate.metrics import ConsistencyScores, DriftScores, DynamicsScores
+from lightning_adastate.metrics import (
+    ConsistencyScores,
+    DriftScores,
+    DynamicsScores,
+    FlowScores,
+    LoopScores,
+    SSIMScores,
+)
 
-MOTION = DynamicsScores._fields
-CONSISTENCY = ConsistencyScores._fields
+MOTION = (*DynamicsScores._fields, *FlowScores._fields)
+CONSISTENCY = (*ConsistencyScores._fields, *SSIMScores._fields, *LoopScores._fields)
 DRIFT = DriftScores._fields
 
 FROZEN_VIDEO = {
@@ -39,6 +46,8 @@ FROZEN_VIDEO = {
     "boundary_jump": math.nan,
     "comebacks": 0.0,
     "novelty": 0.0,
+    "loops": 0.0,
+    "loop_period": math.nan,
 }
 """What a video of one picture scores: the best there is, but for its motion."""
 
@@ -113,10 +122,17 @@ def table_of(
     column("a frozen video", {key: _number(FROZEN_VIDEO[key]) for key in scored[0]})
     for title, names in (("motion", MOTION), ("consistency", CONSISTENCY), ("drift", DRIFT)):
         table.add_row(f"[bold]{title}[/bold]")
-        for name in names:
+        for name in shown_scores(scored[0], names):
             table.add_row(name, *(cells[name] for cells in columns))
         table.add_section()
     return table
+
+
+def shown_scores(
+    scores: Scores, names: Sequence[str] = (*MOTION, *CONSISTENCY, *DRIFT)
+) -> list[str]:
+    """Return those of ``names`` that were scored, in their order."""
+    return [name for name in names if name in scores]
 
 
 def _number(value: float) -> str:

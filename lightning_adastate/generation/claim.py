@@ -34,7 +34,8 @@ def claimed(
         OutputRefusedError: If it is finished, was begun with other settings, or another process is writing it.
         ValueError: If nothing can be written there.
     """
-    others = [Path(name) for name in (generation.latents, generation.state_out) if name]
+    wanted = (generation.state_video, generation.latents, generation.state_out)
+    others = [Path(name) for name in wanted if name]
     for video in _videos(generation.output):
         names = [Path(video), *others] if video is not None else others
         journal = Journal(names[0], settings)

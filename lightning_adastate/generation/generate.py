@@ -24,7 +24,7 @@ from lightning_adastate.generation.opening import (
     video_options,
 )
 from lightning_adastate.generation.options import Generation
-from lightning_adastate.generation.outputs import StreamOutputs
+from lightning_adastate.generation.outputs import StateVideo, StreamOutputs
 from lightning_adastate.generation.run import StreamRun
 from lightning_adastate.generation.saving import SavePolicy
 from lightning_adastate.generation.settings import UNKNOWN, settings_of
@@ -47,6 +47,7 @@ def generate(module: PixelStreaming, generation: Generation) -> int:
             settings or is written by another process, or a chunk is not finite.
         OSError: If the disk is full.
     """
+    _check_state_video(module, generation)
     if generation.weights is not None:
         load_into(module.streamer.backbone, generation.weights)
         load_anchor(module.streamer.anchor, generation.weights)
@@ -92,6 +93,9 @@ def _generate(
         video_options=video_options(module, generation),
         made=made,
         fingerprint=fingerprint,
+        state_video=None
+        if generation.state_video is None
+        else StateVideo(generation.state_video, module.decode_state),
     )
     policy = SavePolicy(generation.state_every)
     left = num_chunks - outputs.made.num_chunks
@@ -113,6 +117,16 @@ def _generate(
 
 def _on_cpu(piece: VideoChunk) -> VideoChunk:
     return replace(piece, video_BFCHW=piece.video_BFCHW.cpu())
+
+
+def _check_state_video(module: PixelStreaming, generation: Generation) -> None:
+    """Refuse to show a hidden state that the anchor does not have."""
+    anchor = module.streamer.anchor
+    if generation.state_video is not None and not anchor.num_state_frames:
+        raise ValueError(
+            f"`generation.state_video` shows a hidden state, which {type(anchor).__name__} does not have; leave it "
+            "out, or use AdaptiveAnchor"
+        )
 
 
 def _not_finite(chunk: int, outputs: StreamOutputs) -> str:

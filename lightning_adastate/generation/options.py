@@ -35,6 +35,8 @@ class Generation:
             checkpoint, or a name shipped with the package.
         output: The mp4 to write, chunk by chunk; it can be watched while it grows. ``auto`` is
             outputs/generated.mp4, or the next free number beside it. ``None``: no video.
+        state_video: Also write this mp4: the video, and right of it the hidden state, decoded; grey while there
+            is none. It needs an anchor with a hidden state.
         latents: Also write the latents ``[1, F, C, H, W]`` to this .safetensors file.
         state_in: Continue the stream saved here.
         state_out: Save the stream after the last chunk here, to go on later.
@@ -66,6 +68,7 @@ class Generation:
         seed: int | None = None,
         weights: str | None = None,
         output: str | None = "auto",
+        state_video: str | None = None,
         latents: str | None = None,
         state_in: str | None = None,
         state_out: str | None = None,
@@ -89,12 +92,13 @@ class Generation:
             )
         SavePolicy(state_every)
         self.seconds = None if duration is None else seconds_of(duration, "generation.duration")
-        _check_names(output, latents, state_in, state_out, start)
+        _check_names(output, state_video, latents, state_in, state_out, start)
         self.prompts = prompts
         self.num_chunks = num_chunks
         self.seed = seed
         self.weights = weights
         self.output = output
+        self.state_video = state_video
         self.latents = latents
         self.state_in = state_in
         self.state_out = state_out
@@ -111,6 +115,7 @@ class Generation:
 
 def _check_names(
     output: str | None,
+    state_video: str | None,
     latents: str | None,
     state_in: str | None,
     state_out: str | None,
@@ -119,21 +124,25 @@ def _check_names(
     """Refuse names that do not fit what is written, or each other."""
     for name, path, ending in (
         ("output", None if output == "auto" else output, ".mp4"),
+        ("state_video", state_video, ".mp4"),
         ("latents", latents, ".safetensors"),
         ("state_out", state_out, ".safetensors"),
     ):
         if path is not None and Path(path).suffix != ending:
             raise ValueError(f"`generation.{name}` must end in {ending}, got {path!r}")
-    if output is None and latents is None and state_out is None:
+    if all(name is None for name in (output, state_video, latents, state_out)):
         raise ValueError(
-            "there is nothing to write: give `generation.output`, `.latents` or `.state_out`"
+            "there is nothing to write: give `generation.output`, `.state_video`, `.latents` or `.state_out`"
         )
     named = [
-        Path(path).resolve() for path in (output, latents, state_in, state_out, start) if path
+        Path(path).resolve()
+        for path in (output, state_video, latents, state_in, state_out, start)
+        if path
     ]
     if len(set(named)) < len(named):
         raise ValueError(
-            "`generation.output`, `.latents`, `.state_in`, `.state_out` and `.start` must be different files"
+            "`generation.output`, `.state_video`, `.latents`, `.state_in`, `.state_out` and `.start` must be different "
+            "files"
         )
     if start is not None and state_in is not None:
         raise ValueError("give `generation.start` or `generation.state_in`, not both")

@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from torch import Tensor
+
 from lightning_adastate.media.latents import LatentsWriter
+from lightning_adastate.media.state_view import state_beside
 from lightning_adastate.media.video import Quality, VideoWriter
 from lightning_adastate.streaming.pipeline import VideoChunk
 from lightning_adastate.streaming.state_file import save_stream_state
-from lightning_adastate.types import StreamState
+from lightning_adastate.types import Chunk, StreamState
 
 
 class VideoOptions(NamedTuple):
@@ -20,6 +23,13 @@ class VideoOptions(NamedTuple):
     scale: int
     quality: Quality
     chunk_frames: int
+
+
+class StateVideo(NamedTuple):
+    """A video that shows the hidden state: its name, and what makes pictures of a chunk's state if it has one."""
+
+    path: str
+    decode: Callable[[Chunk], Tensor | None]
 
 
 class Made(NamedTuple):
@@ -43,6 +53,7 @@ class StreamOutputs:
 
     Args:
         video: Name of the mp4, or ``None``.
+        state_video: Name of the mp4 that shows the hidden state beside it, and what decodes it, or ``None``.
         latents: Name of the latents file, or ``None``.
         state: Name of the stream state, or ``None``.
         begun: The state the stream goes on from; its first dimension is the streams in lock-step, and several get
@@ -65,20 +76,25 @@ class StreamOutputs:
         video_options: VideoOptions,
         made: Made | None = None,
         fingerprint: str = "",
+        state_video: StateVideo | None = None,
     ) -> None:
         self.state_path = state
         self.fingerprint = fingerprint
         self.state = begun
         self.made = Made() if made is None else made
+        self.state_video = state_video
         self.videos: list[VideoWriter] = []
+        self.state_videos: list[VideoWriter] = []
         self.latents: list[LatentsWriter] = []
         rows = begun.batch_size
         try:
             for row in range(rows):
+                options = {**video_options._asdict(), "keep_frames": self.made.video_frames}
                 if video is not None:
-                    path, kept = numbered(video, row, rows), self.made.video_frames
-                    options = video_options._asdict()
-                    self.videos.append(VideoWriter(path, keep_frames=kept, **options))
+                    self.videos.append(VideoWriter(numbered(video, row, rows), **options))
+                if state_video is not None:
+                    path = numbered(state_video.path, row, rows)
+                    self.state_videos.append(VideoWriter(path, **options))
                 if latents is not None:
                     path, kept = numbered(latents, row, rows), self.made.latent_frames
                     shape = begun.latent_shape
@@ -89,9 +105,14 @@ class StreamOutputs:
             raise
 
     @property
+    def all_videos(self) -> list[VideoWriter]:
+        """Return the videos of all streams, and those with their states."""
+        return [*self.videos, *self.state_videos]
+
+    @property
     def paths(self) -> list[Path]:
         """Return the files that are there after ``finish``."""
-        streams = [one.path for one in self.videos] + [one.path for one in self.latents]
+        streams = [one.path for one in self.all_videos] + [one.path for one in self.latents]
         return streams if self.state_path is None else [*streams, Path(self.state_path)]
 
     def append(self, piece: VideoChunk) -> None:
@@ -102,6 +123,7 @@ class StreamOutputs:
         """
         for row, video in enumerate(self.videos):
             video.append(piece.video_BFCHW[row])
+        self._append_states(piece)
         for row, latents in enumerate(self.latents):
             latents.append(piece.chunk.latents_BFCHW[row])
         self.state = piece.state
@@ -111,9 +133,17 @@ class StreamOutputs:
             self.made.latent_frames + piece.chunk.latents_BFCHW.shape[1],
         )
 
+    def _append_states(self, piece: VideoChunk) -> None:
+        if self.state_video is None:
+            return
+        states = self.state_video.decode(piece.chunk)
+        for row, video in enumerate(self.state_videos):
+            state = None if states is None else states[row]
+            video.append(state_beside(piece.video_BFCHW[row], state))
+
     def hold(self, made: Made) -> bool:
         """Whether so much can be read, whatever happens to this process."""
-        return all(video.num_flushed >= made.video_frames for video in self.videos) and all(
+        return all(video.num_flushed >= made.video_frames for video in self.all_videos) and all(
             latents.num_frames >= made.latent_frames for latents in self.latents
         )
 
@@ -123,7 +153,7 @@ class StreamOutputs:
         Raises:
             OSError: Naming the file.
         """
-        for video in self.videos:
+        for video in self.all_videos:
             video.sync()
         for latents in self.latents:
             latents.sync()
@@ -134,7 +164,7 @@ class StreamOutputs:
         A video that finds no room for its end still plays; a state is written if what the next chunk reads is
         finite.
         """
-        steps: list[Callable[[], None]] = [video.close for video in self.videos]
+        steps: list[Callable[[], None]] = [video.close for video in self.all_videos]
         steps += [latents.finish for latents in self.latents]
         steps.append(self._save_state)
         return [error for error in map(_attempt, steps) if error is not None]
@@ -143,7 +173,7 @@ class StreamOutputs:
         """Leave nothing of what was begun."""
         for latents in self.latents:
             latents.discard()
-        for video in self.videos:
+        for video in self.all_videos:
             begun = video.num_frames > 0  # otherwise a file of that name is not ours
             _attempt(video.close)
             if begun:

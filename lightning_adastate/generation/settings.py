@@ -40,6 +40,7 @@ def settings_of(
         "start": generation.start and content_mark(generation.start),
         "state_in": generation.state_in and content_mark(generation.state_in),
         "timeline": _timeline(beginning),
+        "state_video": generation.state_video and Path(generation.state_video).name,
         "latents": generation.latents and Path(generation.latents).name,
         **options._asdict(),
         "frame_size": list(module.frame_size),

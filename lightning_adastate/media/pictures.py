@@ -6,9 +6,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -17,6 +19,9 @@ from lightning_adastate.media.video import to_uint8, upscale, watchable_scale
 
 DPI = 100
 LABEL_HEIGHT = 28
+
+SMOOTH_HEIGHT = 64
+"""Frames of fewer pixels are shown as squares in a sheet of key frames."""
 
 
 def side_by_side(
@@ -104,6 +109,73 @@ def contact_sheet(
         figure.suptitle(title, fontsize=11)
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")
+
+
+class KeyFrame(NamedTuple):
+    """A frame ``[3, H, W]`` of a video, and when it is shown."""
+
+    seconds: float
+    picture_CHW: Tensor
+
+
+def key_frame_sheet(
+    path: str | Path,
+    videos: Sequence[Sequence[KeyFrame]],
+    labels: Sequence[str],
+    *,
+    num_columns: int = 10,
+) -> None:
+    """Write a PNG of every video's key frames under their times; long videos go on in the next line.
+
+    Args:
+        path: Where to.
+        videos: The key frames of each, in order.
+        labels: One per video.
+        num_columns: Frames in a line.
+
+    Raises:
+        ValueError: If there is none, or labels do not fit.
+    """
+    if not videos or len(videos) != len(labels) or not all(videos):
+        raise ValueError(
+            f"expected key frames and one label per video, got {len(labels)} for {len(videos)} videos"
+        )
+    columns = min(num_columns, max(len(frames) for frames in videos))
+    lines = [
+        (label if start == 0 else "", frames[start : start + columns])
+        for frames, label in zip(videos, labels, strict=True)
+        for start in range(0, len(frames), columns)
+    ]
+    height, width = videos[0][0].picture_CHW.shape[1:]
+    cell = 1.7
+    size = (cell * columns + 1.8, (cell * height / width + 0.22) * len(lines) + 0.2)
+    figure = Figure(figsize=size, dpi=DPI, layout="constrained")
+    axes = figure.subplots(len(lines), columns, squeeze=False)
+    for row, (label, frames) in zip(axes, lines, strict=True):
+        for axis in row[len(frames) :]:
+            axis.set_axis_off()
+        for axis, frame in zip(row, frames, strict=False):
+            _show(axis, frame)
+        row[0].set_ylabel(label, rotation=0, ha="right", va="center", fontsize=9)
+    figure.savefig(path, format="png")
+
+
+def _show(axis: Axes, frame: KeyFrame) -> None:
+    picture = to_uint8(frame.picture_CHW).permute(1, 2, 0).numpy()
+    smooth = "nearest" if len(picture) < SMOOTH_HEIGHT else "antialiased"
+    axis.imshow(picture, interpolation=smooth)
+    axis.set_xticks([])
+    axis.set_yticks([])
+    axis.set_title(clock_text(frame.seconds), fontsize=8, pad=2)
+
+
+def clock_text(seconds: float) -> str:
+    """Return ``1:02:03``, ``2:03``, or ``2.4 s`` where there is no minute."""
+    if seconds < 60:
+        return f"{round(seconds, 1):g} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
 def _spread(num_frames: int, num_columns: int) -> list[int]:

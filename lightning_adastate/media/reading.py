@@ -94,7 +94,11 @@ def read_video(
 
 
 def read_pieces(
-    path: str | Path, piece_frames: int = 32, limits: DecodingLimits = LIMITS
+    path: str | Path,
+    piece_frames: int = 32,
+    limits: DecodingLimits = LIMITS,
+    *,
+    fps: Fraction | None = None,
 ) -> Iterator[Tensor]:
     """Yield all frames in order as uint8 ``[F, 3, H, W]``, decoded once, a piece in memory at a time.
 
@@ -102,11 +106,12 @@ def read_pieces(
         path: The file.
         piece_frames: The most frames of a piece; large pictures come in smaller ones.
         limits: What decoding a piece may take.
+        fps: Take the frames nearest in time to the ticks of this rate; ``None`` is every frame.
 
     Raises:
         ValueError: If the file is missing, broken or holds no video, or takes more than the limits.
     """
-    return _pieces(path, 0, None, piece_frames=piece_frames, limits=limits)
+    return _pieces(path, 0, None, piece_frames=piece_frames, fps=fps, limits=limits)
 
 
 def _pieces(

@@ -4,7 +4,10 @@ from .pan import PAN_IDEAL, PanMetrics, PanScores, pan_scores
 from .video_consistency import ConsistencyScores, VideoConsistency
 from .video_drift import DriftScores, VideoDrift
 from .video_dynamics import DynamicsScores, VideoDynamics
+from .video_flow import DynamicDegree, FlowRecorder, FlowScores
+from .video_loops import LoopScores, VideoLoops
 from .video_recorder import CurveRecorder, VideoCurves, video_curves
+from .video_ssim import SSIMRecorder, SSIMScores, VideoSSIM
 from .video_suite import VideoMetrics
 
 __all__ = [
@@ -12,14 +15,22 @@ __all__ = [
     "ConsistencyScores",
     "CurveRecorder",
     "DriftScores",
+    "DynamicDegree",
     "DynamicsScores",
+    "FlowRecorder",
+    "FlowScores",
+    "LoopScores",
     "PanMetrics",
     "PanScores",
+    "SSIMRecorder",
+    "SSIMScores",
     "VideoConsistency",
     "VideoCurves",
     "VideoDrift",
     "VideoDynamics",
+    "VideoLoops",
     "VideoMetrics",
+    "VideoSSIM",
     "pan_scores",
     "video_curves",
 ]

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_adastate.metrics.video_base import VideoMetric, third
+from lightning_adastate.metrics.video_base import CurveMetric, third
 from lightning_adastate.metrics.video_recorder import VideoCurves
 
 LEAST_DIFFERENCE = 0.1 / 255.0
@@ -115,7 +115,7 @@ def _novelty(small_BFD: Tensor, window_frames: int) -> Tensor:
     return (1.0 - torch.cat(best, dim=1).mean(1)).clamp(min=0.0)
 
 
-class VideoConsistency(VideoMetric):
+class VideoConsistency(CurveMetric):
     """Average ``ConsistencyScores``: whether frames agree with their neighbours, the start and the past.
 
     What they reward wrongly: a frozen video scores 1, the ideal, in ``flicker``, ``to_previous`` and

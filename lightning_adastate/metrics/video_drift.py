@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_adastate.metrics.video_base import VideoMetric
+from lightning_adastate.metrics.video_base import CurveMetric
 from lightning_adastate.metrics.video_recorder import VideoCurves
 
 END_SHARE = 0.15
@@ -74,7 +74,7 @@ def drift_scores(curves: VideoCurves, *, num_parts: int = 5) -> DriftScores:
     )
 
 
-class VideoDrift(VideoMetric):
+class VideoDrift(CurveMetric):
     """Average ``DriftScores``: whether light, contrast, colour, sharpness or clipping leave the start.
 
     What they reward wrongly: a frozen video does not drift at all, nor does a loop. A scene that is meant

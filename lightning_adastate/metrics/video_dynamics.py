@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from lightning_adastate.metrics.video_base import VideoMetric, third
+from lightning_adastate.metrics.video_base import CurveMetric, third
 from lightning_adastate.metrics.video_recorder import VideoCurves
 
 FROZEN = 0.5 / 255.0
@@ -60,7 +60,7 @@ def _decay(value_BF: Tensor, least: float) -> Tensor:
     return torch.where(first < least, torch.nan, last / first)
 
 
-class VideoDynamics(VideoMetric):
+class VideoDynamics(CurveMetric):
     """Average ``DynamicsScores``: motion of the camera and of everything else, and whether it stops.
 
     What they reward wrongly: ``shift`` and ``travel`` count a pan over a dead scene, and see none of a

@@ -84,7 +84,7 @@ class CurveRecorder:
             )
         pixels = video_BFCHW.shape[0] * video_BFCHW.shape[3] * video_BFCHW.shape[4]
         for piece in video_BFCHW.split(max(1, PIECE_PIXELS // max(1, pixels)), dim=1):
-            self._measure(_as_levels(piece))
+            self._measure(as_levels(piece))
 
     def curves(self) -> VideoCurves:
         """Return what was measured so far.
@@ -150,7 +150,7 @@ def video_curves(video_BFCHW: Tensor) -> VideoCurves:
     return recorder.curves()
 
 
-def _as_levels(video_BFCHW: Tensor) -> Tensor:
+def as_levels(video_BFCHW: Tensor) -> Tensor:
     """Return what an 8-bit file would show: pixels are compared as they are watched."""
     if video_BFCHW.dtype == torch.uint8:
         return video_BFCHW.float() / 255.0

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from lightning_adastate.metrics.video_base import VideoMetric
+from lightning_adastate.metrics.video_base import CurveMetric
 from lightning_adastate.metrics.video_consistency import (
     ConsistencyScores,
     VideoConsistency,
@@ -14,11 +14,12 @@ from lightning_adastate.metrics.video_consistency import (
 )
 from lightning_adastate.metrics.video_drift import DriftScores, VideoDrift, drift_scores
 from lightning_adastate.metrics.video_dynamics import DynamicsScores, dynamics_scores
+from lightning_adastate.metrics.video_loops import LoopScores, loop_scores
 from lightning_adastate.metrics.video_recorder import VideoCurves
 
 
-class VideoMetrics(VideoMetric):
-    """Average the scores of ``VideoDynamics``, ``VideoConsistency`` and ``VideoDrift``, read in one pass.
+class VideoMetrics(CurveMetric):
+    """Average the scores of ``VideoDynamics``, ``VideoConsistency``, ``VideoLoops`` and ``VideoDrift``, read in one pass.
 
     A frozen video has the best consistency and drift there is, so no part of this is reported alone.
 
@@ -32,7 +33,12 @@ class VideoMetrics(VideoMetric):
         ValueError: If a number is too small.
     """
 
-    names = (*DynamicsScores._fields, *ConsistencyScores._fields, *DriftScores._fields)
+    names = (
+        *DynamicsScores._fields,
+        *ConsistencyScores._fields,
+        *LoopScores._fields,
+        *DriftScores._fields,
+    )
 
     def __init__(
         self,
@@ -56,9 +62,6 @@ class VideoMetrics(VideoMetric):
         return (
             *dynamics_scores(curves),
             *consistency_scores(curves, chunks=self.chunks, window_frames=self.window_frames),
+            *loop_scores(curves),
             *drift_scores(curves, num_parts=self.num_parts),
         )
-
-    def per_video(self, curves: VideoCurves) -> dict[str, Tensor]:
-        """Return every score of every video by name, ``[B]`` float64; nothing is added up."""
-        return dict(zip(self.names, self.scores(curves), strict=True))

@@ -117,6 +117,24 @@ class PixelStreaming:
             yield VideoChunk(chunk, video, state)
             done += 1
 
+    @torch.no_grad()
+    def decode_state(self, chunk: Chunk) -> Tensor | None:
+        """Return pictures of a chunk's hidden state, ``[B, F, 3, H, W]`` in [0, 1], or ``None`` where none was live.
+
+        It is never rendered in a stream. Here each of its frames is decoded as a picture of its own, as the first
+        frame of a clip is; the codec's memory of the content is not touched.
+
+        Args:
+            chunk: What ``Streamer.step`` made.
+        """
+        hidden_BFCHW = chunk.state_latents_BFCHW
+        if hidden_BFCHW is None:
+            return None
+        alone = hidden_BFCHW.flatten(0, 1)[:, None]
+        video, _ = self.codec.decode(alone, self.codec.empty())
+        pictures: Tensor = video[:, 0].unflatten(0, hidden_BFCHW.shape[:2])
+        return pictures
+
     def reencode(self, state: StreamState, video_BFCHW: Tensor) -> StreamState:
         """Make the first latent that the coming event encodes anew an image latent, if it says so.
 

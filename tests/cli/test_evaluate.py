@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,10 @@ def results(folder="outputs/scores"):
 
 def test_files_score_what_the_metrics_say_of_their_frames(capsys):
     write("a/x.mp4", resets(70, 7, blur=9))
-    assert main(["a/x.mp4", "--chunk_frames=7", "--window_frames=7", "--output=o"]) == 0
+    assert (
+        main(["a/x.mp4", "--chunk_frames=7", "--window_frames=7", "--output=o", "--pictures=none"])
+        == 0
+    )
     (row,), found = results("o")
     expected = VideoMetrics(chunk_frames=7, window_frames=7).per_video(
         video_curves((resets(70, 7, blur=9) * 255).round().byte())
@@ -66,7 +70,7 @@ def test_files_score_what_the_metrics_say_of_their_frames(capsys):
 
 def test_folders_with_the_same_names_are_compared_in_pairs(capsys):
     groups()
-    assert main(["moving", "frozen"]) == 0
+    assert main(["moving", "frozen", "--pictures=none"]) == 0
     _, found = results()
     (difference,) = found["differences"]
     assert difference["pairing"] == "paired"
@@ -85,7 +89,7 @@ def test_other_names_are_compared_without_pairs_and_files_group_by_folder():
     groups()
     Path("frozen/a-00.mp4").rename("frozen/b-00.mp4")
     files = sorted(str(path) for path in Path().rglob("*.mp4"))
-    assert main([*files, "--output=o"]) == 0
+    assert main([*files, "--output=o", "--pictures=none"]) == 0
     rows, found = results("o")
     assert found["differences"][0]["pairing"] == "unpaired"
     assert [row["group"] for row in rows] == ["frozen"] * 3 + ["moving"] * 3
@@ -95,7 +99,7 @@ def test_folders_of_the_same_name_keep_their_paths():
     for folder in ("one/seed", "two/seed"):
         Path(folder).mkdir(parents=True)
         write(f"{folder}/a.mp4", still(5))
-    assert main(["one/seed", "two/seed"]) == 0
+    assert main(["one/seed", "two/seed", "--pictures=none"]) == 0
     rows, found = results()
     assert [row["group"] for row in rows] == ["one/seed", "two/seed"]
     assert found["differences"][0]["scores"] == {}, "one video each has no interval"
@@ -113,7 +117,7 @@ def test_a_long_video_is_read_in_pieces(monkeypatch):
     read = video_groups.read_pieces
     monkeypatch.setattr(video_groups, "read_pieces", watched)
     write("a/long.mp4", pan(75, down=0, right=1))
-    assert main(["a"]) == 0
+    assert main(["a", "--pictures=none"]) == 0
     assert seen == [32, 32, 11]
 
 
@@ -126,6 +130,7 @@ def test_a_long_video_is_read_in_pieces(monkeypatch):
         (["short/a.mp4"], "video file 'short/a.mp4' has 3 frames; give videos of 4 or more"),
         (["text/a.mp4"], "video file 'text/a.mp4' cannot be read"),
         (["good", "--chunk_frames=1"], "`chunk_frames` must be 2 or more"),
+        (["good", "--pictures=all", "--sheet_seconds=0"], "`sheet_seconds` must be positive"),
         (["good", "--vbench=v"], "`vbench` and `prompts` go together"),
         (["good", "--prompts=p"], "`vbench` and `prompts` go together"),
     ],
@@ -138,6 +143,38 @@ def test_mistakes_are_named_before_anything_is_scored(args, message):
     write("good/a.mp4", still(5))
     with pytest.raises(ValueError, match=message):
         main(args)
+    assert not Path("outputs").exists()
+
+
+def test_ssim_loops_and_flow_are_scored_and_pictures_written(capsys):
+    pytest.importorskip("cv2")
+    for name, video in (("moving", pan(33, blur=9)), ("looping", resets(33, 8, blur=9))):
+        write(f"{name}/x.mp4", video, fps=8)
+    more = ["--flow=dis", "--chunk_frames=8", "--pictures=all", "--output=o"]
+    assert main(["moving", "looping", *more]) == 0
+    (moving, looping), found = results("o")
+    assert (moving["loops"], moving["loop_period"]) == ("0", "")
+    assert (looping["loops"], looping["loop_period"]) == ("1", "8")
+    assert moving["dynamic_degree"] == "1"
+    assert float(moving["flow_top"]) > 1
+    assert float(looping["ssim_seam"]) < float(looping["ssim_inside"])
+    assert found["settings"]["flow"] == "dis"
+    printed = capsys.readouterr().out
+    for name in ("flow_top", "dynamic_degree", "ssim_seam", "loop_period"):
+        assert name in printed
+    written = {path.name for path in Path("o").iterdir()}
+    pictures = {"curves.png", "motion_consistency.png", "side_by_side.mp4", "key_frames.png"}
+    assert written == {"scores.csv", "scores.json", *pictures}
+    assert "side_by_side.mp4" in printed
+
+
+def test_without_opencv_nothing_is_scored(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    write("a/x.mp4", pan(12))
+    with pytest.raises(
+        ValueError, match=r"needs OpenCV.*pip install 'lightning-adastate\[metrics\]"
+    ):
+        main(["a", "--flow=dis"])
     assert not Path("outputs").exists()
 
 
