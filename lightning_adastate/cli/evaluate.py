@@ -11,7 +11,7 @@ from lightning_adastate.evaluation.console import wide_console
 from lightning_adastate.evaluation.vbench import How, hand_over
 from lightning_adastate.evaluation.video_groups import VideoGroup, find_groups
 from lightning_adastate.files import output_folder
-from lightning_adastate.metrics.video_flow import Flow
+from lightning_adastate.metrics.video_frames import Flow
 from lightning_adastate.recipes.parser import SentenceParser
 
 Pictures = Literal["none", "plots", "all"]

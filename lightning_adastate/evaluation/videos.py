@@ -21,7 +21,7 @@ from lightning_adastate.evaluation.video_tables import (
     write_scores,
 )
 from lightning_adastate.metrics import DynamicDegree, VideoMetrics, VideoSSIM
-from lightning_adastate.metrics.video_flow import Flow
+from lightning_adastate.metrics.video_frames import Flow
 
 
 @dataclass(frozen=True)

@@ -6,18 +6,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from lightning_adastate.metrics.video_base import DEFAULT_FPS, VideoMetric
-from lightning_adastate.metrics.video_frames import luma
+from lightning_adastate.metrics.video_frames import Flow, luma
 from lightning_adastate.metrics.video_recorder import as_levels
-
-Flow = Literal["dis", "farneback"]
-"""``dis``: dense inverse search, medium preset. ``farneback``: polynomial expansion; slower."""
 
 SAMPLES_PER_SECOND = 8.0
 TOP_SHARE = 0.05

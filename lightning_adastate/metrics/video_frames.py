@@ -4,11 +4,14 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
+
+Flow = Literal["dis", "farneback"]
+"""How pixels are followed from frame to frame: dense inverse search, medium preset; or polynomial expansion, slower."""
 
 LUMA = (0.299, 0.587, 0.114)
 """Rec. 601: what players and OpenCV take for grey."""

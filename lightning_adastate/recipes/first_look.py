@@ -36,7 +36,7 @@ OPTIONS: dict[str, tuple[str, ...]] = {
     ),
     "evaluate": (
         *("chunk_frames", "first_chunk_frames", "window_frames", "num_parts", "device"),
-        *("output", "vbench", "prompts", "hand_over"),
+        *("flow", "output", "pictures", "sheet_seconds", "vbench", "prompts", "hand_over"),
     ),
     "convert": ("to", "part", "dtype", "shard_gb", "num_heads"),
     "replay": (
