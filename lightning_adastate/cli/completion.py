@@ -60,7 +60,8 @@ def completion_script(shell: Shell) -> str:
                 option.complete = shtab.FILE  # type: ignore[attr-defined]
         for name in FILES.get(verb, ()):
             one.add_argument(name, nargs="*").complete = shtab.FILE  # type: ignore[attr-defined]
-    script: str = shtab.complete(program, shell=shell, preamble={"bash": _configs()})
+    preamble = _configs() if shell == "bash" else ""
+    script: str = shtab.complete(program, shell=shell, preamble=preamble)
     return script
 
 
