@@ -17,8 +17,8 @@ from lightning_adastate.worlds import PanWorld, decode_pan, wrap
 class Reading(NamedTuple):
     """One number each for a chunk; ``None`` is not known.
 
-    ``motion``: mean change from frame to frame, in 8-bit levels; in a world, pixels per frame in the prompted
-    direction. ``asked``: what the prompt asks for, in the same unit. ``drift``: how far brightness, contrast and
+    ``motion``: mean change from frame to frame, in 8-bit levels; in a world, median step of the camera in the
+    prompted direction, in pixels per frame. ``asked``: what the prompt asks for, in the same unit. ``drift``: how far brightness, contrast and
     saturation are from those of the lane's first chunk, in [0, 1] each, Euclidean; in a world, root mean square
     distance of the scene from the map. ``identity``: distance in RGB of the hero's colour from the true one.
     """
@@ -79,7 +79,7 @@ class PanMeter(Meter):
         asked = self._asked(prompt)
         motion = None
         if step.numel():
-            motion = float(step.mean()) * (-1.0 if asked is not None and asked < 0 else 1.0)
+            motion = float(step.median()) * (-1.0 if asked is not None and asked < 0 else 1.0)
         count = len(video_FCHW)
         drawn = hero_drawn(reading)[0, -count:]
         identity = None

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import sys
 
 import uvicorn
 from starlette.applications import Starlette
@@ -48,9 +46,9 @@ def address_of(bound: socket.socket, guard: Guard) -> str:
     return f"http://{name}:{port}/" + (f"?token={guard.token}" if guard.token else "")
 
 
-def serve_until_stopped(app: Starlette, bound: socket.socket) -> None:
-    """Serve until Ctrl-C or SIGTERM; the application has ended when this returns, or the signal comes again."""
-    config = uvicorn.Config(
+def server_config(app: Starlette) -> uvicorn.Config:
+    """Return how connections are kept: short messages in, none compressed, dead ones noticed."""
+    return uvicorn.Config(
         app,
         log_level="warning",
         access_log=False,
@@ -61,11 +59,13 @@ def serve_until_stopped(app: Starlette, bound: socket.socket) -> None:
         timeout_graceful_shutdown=2,
         server_header=False,
     )
-    uvicorn.Server(config).run(sockets=[bound])
+
+
+def serve_until_stopped(app: Starlette, bound: socket.socket) -> None:
+    """Serve until Ctrl-C or SIGTERM; the application has ended when this returns, or the signal comes again."""
+    uvicorn.Server(server_config(app)).run(sockets=[bound])
 
 
 def say(text: str) -> None:
     """Print at once, wherever the output goes."""
     print(text, flush=True)
-    if not sys.stdout.isatty():
-        os.fsync(sys.stdout.fileno()) if sys.stdout.seekable() else None
