@@ -115,7 +115,7 @@ def begin_anew(page, seed):
     """Begin with a seed, and wait for its first chunks."""
     page.get_by_label("Seed").fill(str(seed))
     page.get_by_role("button", name="Begin anew").click()
-    page.wait_for_function("Number(document.querySelector('.chunk').textContent.split(' ')[1]) < 5")
+    page.wait_for_function("() => Number(document.querySelector('.chunk').textContent.split(' ')[1]) < 5")
 
 
 def test_it_plays_and_measures(page):
@@ -142,7 +142,7 @@ def test_a_branch_shows_the_same_until_its_prompt_and_anchor_change_and_restore_
     page.get_by_role("button", name="Restore chunk").first.wait_for()
     page.get_by_role("button", name="Branch").click()
     page.locator("[aria-label='Lane B, video']").wait_for()
-    wait_for_difference(page, lambda levels: levels == 0)
+    wait_for_difference(page, lambda levels: levels < 1.5)
 
     page.get_by_label("New prompt").fill("drifting quickly east")
     page.get_by_label("Cache", exact=True).select_option("recache")
@@ -153,15 +153,15 @@ def test_a_branch_shows_the_same_until_its_prompt_and_anchor_change_and_restore_
     assert "drifting quickly east" not in page.locator(".says").first.inner_text()
 
     page.get_by_role("button", name=re.compile("^Restore chunk")).first.click()
-    page.wait_for_function("document.querySelectorAll('.lane').length === 1")
+    page.wait_for_function("() => document.querySelectorAll('.lane').length === 1")
     page.get_by_role("button", name="Branch").click()
-    wait_for_difference(page, lambda levels: levels == 0)
+    wait_for_difference(page, lambda levels: levels < 1.5)
     page.get_by_label("Anchor of lane B").select_option("none")
     page.get_by_text("B: anchor none").wait_for()
     wait_for_difference(page, lambda levels: levels > 3)
     assert page.locator("[aria-label='Lane B, hidden state, decoded']").count() == 0
     page.get_by_role("button", name="Close").nth(1).click()
-    page.wait_for_function("document.querySelectorAll('.lane').length === 1")
+    page.wait_for_function("() => document.querySelectorAll('.lane').length === 1")
 
 
 def test_keys_do_what_they_say(page):
@@ -174,7 +174,7 @@ def test_keys_do_what_they_say(page):
     page.keyboard.type("drifting slowly east")
     page.keyboard.press("Enter")
     page.locator("#notes").get_by_text("drifting slowly east (recache)").wait_for()
-    page.locator(".says").get_by_text("drifting slowly east").wait_for()
+    page.locator(".says").first.get_by_text("drifting slowly east").wait_for()
 
 
 def test_a_refused_prompt_says_why(page):

@@ -66,7 +66,17 @@ class LaneCard {
     return canvas;
   }
 
+  // Beside every content there is room for a hidden state, so that all contents are of one size.
   keepOnly(kinds) {
+    const box = this.box.querySelector(".pictures");
+    let none = box.querySelector(".none");
+    if (kinds.includes("hidden")) none?.remove();
+    else if (!none) {
+      none = document.createElement("p");
+      none.className = "none";
+      none.textContent = "no hidden state";
+      box.append(none);
+    }
     for (const kind of Object.keys(this.canvases)) {
       if (kinds.includes(kind)) continue;
       this.canvases[kind].parentElement.remove();

@@ -51,7 +51,9 @@ const plots = {
   age: new Plot($("plots"), { title: "Age", unit: "seconds from chunk made to frame shown", digits: 2, least: 0.5 }),
 };
 
+let knowsTruth = false;
 let lastShown = null;
+let pace = ""; // whether chunks are made as fast as they are watched
 const player = new Player($("video"), (video, shown) => {
   stage.draw(video, shown);
   if (shown === lastShown) return;
@@ -65,8 +67,10 @@ const player = new Player($("video"), (video, shown) => {
   plots.identity.box.hidden = !knowsTruth;
   plots.ms.add(pick("ms"));
   plots.age.add([(performance.now() - shown.received) / 1000 + seconds]);
+  const { frames, fps } = shown.header;
+  pace = seconds > frames / fps ? `, ${(frames / fps / seconds).toFixed(1)} x real time` : "";
+  health();
 });
-let knowsTruth = false;
 
 const link = new Link({
   onChunk: (header, data) => player.add(header, data),
@@ -78,8 +82,7 @@ const link = new Link({
 function show(now) {
   status = now;
   stage.status(now);
-  const watching = `${now.viewers} watching`;
-  $("health").textContent = now.paused ? `paused, ${watching}` : `${now.fps} frames/s, ${watching}`;
+  health();
   $("pause").textContent = now.paused ? "Go on" : "Pause";
   $("pause").setAttribute("aria-pressed", String(now.paused));
   $("branch").textContent = now.lanes.length > 1 ? "Branch anew" : "Branch";
@@ -91,6 +94,12 @@ function show(now) {
   hint();
   notes(now);
   saves(now);
+}
+
+function health() {
+  if (!status) return;
+  const text = `${status.paused ? "paused" : `${status.fps} frames/s${pace}`}, ${status.viewers} watching`;
+  if ($("health").textContent !== text) $("health").textContent = text;
 }
 
 function fill(select, options, first) {

@@ -11,6 +11,14 @@ function make(name, attributes = {}) {
   return made;
 }
 
+// Between which values almost all lie: a single leap must not flatten everything else.
+function usual(values) {
+  const sorted = [...values].sort((one, two) => one - two);
+  if (!sorted.length) return [0, 0];
+  const cut = sorted.length > 24 ? Math.floor(sorted.length * 0.04) : 0;
+  return [sorted[cut], sorted.at(-1 - cut)];
+}
+
 export class Plot {
   constructor(parent, { title, unit, digits, least }) {
     this.title = title;
@@ -49,8 +57,9 @@ export class Plot {
 
   draw() {
     const all = [...this.lines.flat(), ...this.asked].filter((value) => value !== null);
-    const top = Math.max(this.least, ...all) * 1.05;
-    const bottom = Math.min(0, ...all);
+    const [low, high] = usual(all);
+    const top = Math.max(this.least, high * 1.15);
+    const bottom = Math.min(0, low * 1.15);
     const path = (line) => {
       let text = "", pen = "M";
       line.forEach((value, index) => {
