@@ -8,7 +8,7 @@ from lightning_adastate.caches import RelativisticCache
 from lightning_adastate.codecs import PixelShuffleCodec
 from lightning_adastate.schedules import FewStepSchedule
 from lightning_adastate.serve import LiveSession, PromptOpening
-from lightning_adastate.streaming import StreamPipeline, Streamer
+from lightning_adastate.streaming import Streamer, StreamPipeline
 from lightning_adastate.text import VocabularyEncoder
 
 
@@ -16,7 +16,14 @@ def modules():
     """What streams, by the name of its anchor; all but the anchor is shared."""
     torch.manual_seed(3)
     backbone = WanTransformer(
-        32, ffn_dim=64, num_heads=2, num_layers=2, in_channels=12, freq_dim=16, text_dim=8, text_tokens=8
+        32,
+        ffn_dim=64,
+        num_heads=2,
+        num_layers=2,
+        in_channels=12,
+        freq_dim=16,
+        text_dim=8,
+        text_tokens=8,
     )
     for parameter in backbone.parameters():  # some begin at zero, and anchors would not matter
         torch.nn.init.normal_(parameter, std=0.1) if parameter.ndim > 1 else None
@@ -42,4 +49,6 @@ def session(**options):
 def videos(session, chunks):
     """The next chunks, one list of videos per lane."""
     made = [session.step() for _ in range(chunks)]
-    return [torch.cat([each[lane].chunk.video_FCHW for each in made]) for lane in range(len(made[0]))]
+    return [
+        torch.cat([each[lane].chunk.video_FCHW for each in made]) for lane in range(len(made[0]))
+    ]

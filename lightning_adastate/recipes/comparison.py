@@ -102,9 +102,7 @@ def comparison_parser(
 ) -> SentenceParser:
     """Return the parser of a comparison."""
     import_families()
-    parser = SentenceParser(
-        prog=prog, description=description, exit_on_error=exit_on_error
-    )
+    parser = SentenceParser(prog=prog, description=description, exit_on_error=exit_on_error)
     parser.add_argument("-c", "--config", action="config", help="A YAML file: toy/compare.")
     parser.add_class_arguments(StreamModule, "model", sub_configs=True)
     parser.add_class_arguments(PanWorld, "world")

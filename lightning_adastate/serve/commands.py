@@ -161,7 +161,7 @@ def read_message(text: str) -> dict[str, object]:
     except (ValueError, RecursionError) as error:
         raise ValueError("a message is a JSON object") from error
     if not isinstance(message, dict) or not isinstance(message.get("type"), str):
-        raise ValueError("a message is a JSON object with a `type`")
+        raise ValueError("a message is a JSON object with a `type`")  # noqa: TRY004, as every mistake here
     return message
 
 

@@ -195,9 +195,7 @@ def changed(
     return replace(state, texts_PBSD=texts, prompt=place[state.prompt], timeline=timeline)
 
 
-def with_anchor(
-    lane: LaneState, name: str, modules: Mapping[str, PixelStreaming]
-) -> LaneState:
+def with_anchor(lane: LaneState, name: str, modules: Mapping[str, PixelStreaming]) -> LaneState:
     """Return a lane that goes on with an anchor that begins empty; window and noise stay as they are.
 
     Args:

@@ -56,7 +56,9 @@ def test_a_command_that_cannot_be_done_says_why_and_changes_nothing(session, mes
 def standing(session):
     """Where a session stands, as far as it can be compared."""
     lanes = session.snapshot().lanes
-    return [(at.anchor, at.prompt, at.state.chunk, at.state.timeline) for at in lanes], session.seed
+    return [
+        (at.anchor, at.prompt, at.state.chunk, at.state.timeline) for at in lanes
+    ], session.seed
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,9 @@ from lightning_adastate.streaming.state_file import load_stream_state
 def planned(changes, later, chunks, anchor="static"):
     """The stream that `generate` makes of a timeline that was known before."""
     module = live_toy.modules()[anchor]
-    events = [change.event(None if change.prompt is None else i + 1) for i, change in enumerate(changes)]
+    events = [
+        change.event(None if change.prompt is None else i + 1) for i, change in enumerate(changes)
+    ]
     state = module.open_stream(["drifting slowly west"], timeline=events, later_prompts=later)
     return torch.cat([made.video_BFCHW[0] for made in module.stream(state, chunks)])
 
@@ -78,7 +80,9 @@ def test_lanes_have_the_same_noise_and_differ_by_their_anchor_alone():
     first, second = live_toy.videos(session, 3)
     assert not torch.equal(first, second)
     assert [at.state.chunk for at in session.snapshot().lanes] == [9, 9]
-    assert torch.equal(first, planned([], [], 9)[-len(first) :])  # who is beside it changes nothing
+    assert torch.equal(
+        first, planned([], [], 9)[-len(first) :]
+    )  # who is beside it changes nothing
 
 
 def test_a_new_anchor_begins_empty_and_restore_brings_the_old_one_back():
@@ -179,7 +183,9 @@ def test_a_file_that_is_no_session_is_refused(tmp_path):
 def test_attention_is_looked_at_in_every_fourth_chunk_and_changes_nothing():
     session = live_toy.session()
     made = [session.step()[0] for _ in range(9)]
-    assert [each.chunk.attention is not None for each in made][1:] == [False] * 3 + [True] + [False] * 3 + [True]
+    assert [each.chunk.attention is not None for each in made][1:] == [False] * 3 + [True] + [
+        False
+    ] * 3 + [True]
     roles = [frame.role for frame in made[8].chunk.attention.frames]
     assert roles == ["anchor", "cached", "cached"] + ["cached"] * (len(roles) - 3)
     assert torch.equal(torch.cat([each.chunk.video_FCHW for each in made]), planned([], [], 9))
