@@ -20,8 +20,8 @@ def main(args: Sequence[str] | None = None) -> int:
     from lightning_adastate.serve.guard import Guard
     from lightning_adastate.serve.live import LiveStream
     from lightning_adastate.serve.loading import build_session, options_of, serve_parser
-    from lightning_adastate.serve.session import Snapshot
     from lightning_adastate.serve.session_file import load_session, save_session
+    from lightning_adastate.serve.snapshot import Snapshot
 
     given = resolve_arguments(list(args or ()))
     parser = serve_parser(given)

@@ -4,8 +4,9 @@ from lightning_adastate.serve.lane import Lane, LaneChunk, LaneState
 from lightning_adastate.serve.live import BusyError, LiveStream
 from lightning_adastate.serve.meters import Meter, PanMeter, Reading
 from lightning_adastate.serve.opening import Opening, PromptOpening, WorldOpening
-from lightning_adastate.serve.session import LiveSession, Made, Save, Snapshot
+from lightning_adastate.serve.session import LiveSession
 from lightning_adastate.serve.session_file import load_session, save_session
+from lightning_adastate.serve.snapshot import Made, Save, Snapshot
 from lightning_adastate.serve.viewer import Viewer
 
 __all__ = [

@@ -18,7 +18,7 @@ from starlette.websockets import WebSocket, WebSocketDisconnect
 from lightning_adastate.serve.commands import read_command, read_message
 from lightning_adastate.serve.guard import Guard
 from lightning_adastate.serve.live import BusyError, LiveStream
-from lightning_adastate.serve.session import Snapshot
+from lightning_adastate.serve.snapshot import Snapshot
 from lightning_adastate.serve.viewer import Viewer
 
 PAGE = Path(__file__).parent / "page"

@@ -13,7 +13,8 @@ from typing import TypeVar
 
 from lightning_adastate.serve.commands import Command
 from lightning_adastate.serve.messages import pack_chunk, status_message
-from lightning_adastate.serve.session import LiveSession, Snapshot
+from lightning_adastate.serve.session import LiveSession
+from lightning_adastate.serve.snapshot import Snapshot
 from lightning_adastate.serve.viewer import Viewer
 
 log = logging.getLogger(__name__)

@@ -17,7 +17,8 @@ from lightning_adastate.analysis.attention import PassMass
 from lightning_adastate.media.fragments import encode_fragment
 from lightning_adastate.media.video import watchable_scale
 from lightning_adastate.serve.lane import LivePolicy
-from lightning_adastate.serve.session import MAX_LANES, MAX_SAVES, LiveSession, Made
+from lightning_adastate.serve.session import MAX_LANES, MAX_SAVES, LiveSession
+from lightning_adastate.serve.snapshot import Made
 
 GREY = 0.5
 SMALLEST = 64

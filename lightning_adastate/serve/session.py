@@ -6,12 +6,12 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import NamedTuple
+from dataclasses import replace
 
-from lightning_adastate.serve.lane import Lane, LaneChunk, LaneState, LivePolicy, with_anchor
-from lightning_adastate.serve.meters import Meter, Reading
+from lightning_adastate.serve.lane import Lane, LivePolicy, with_anchor
+from lightning_adastate.serve.meters import Meter
 from lightning_adastate.serve.opening import Opening
+from lightning_adastate.serve.snapshot import Made, Note, Save, Snapshot
 from lightning_adastate.streaming.pipeline import PixelStreaming
 
 MAX_LANES = 2
@@ -19,61 +19,6 @@ MAX_SAVES = 8
 MAX_NOTES = 64
 LOOK_EVERY = 4
 """Attention is measured in every so many chunks, which costs a few milliseconds."""
-
-
-@dataclass(frozen=True)
-class Snapshot:
-    """Where a session stands; immutable, so keeping it is saving it.
-
-    Args:
-        lanes: Where its streams stand.
-        seed: Seed of their noise and of all that is given.
-    """
-
-    lanes: tuple[LaneState, ...]
-    seed: int
-
-
-class Save(NamedTuple):
-    """A snapshot with a name.
-
-    Args:
-        label: What people call it.
-        snapshot: What was saved.
-    """
-
-    label: str
-    snapshot: Snapshot
-
-
-class Note(NamedTuple):
-    """Something that was done, for the timeline.
-
-    Args:
-        chunk: First chunk that shows it.
-        lane: Which lane; ``None`` is all.
-        text: What.
-    """
-
-    chunk: int
-    lane: int | None
-    text: str
-
-
-class Made(NamedTuple):
-    """What a lane has made.
-
-    Args:
-        at: Where the lane stands behind it.
-        chunk: The chunk.
-        reading: What the meters say of it.
-        has_hidden: Whether the lane's anchor has a hidden state.
-    """
-
-    at: LaneState
-    chunk: LaneChunk
-    reading: Reading
-    has_hidden: bool
 
 
 class LiveSession:

@@ -10,7 +10,7 @@ from safetensors import SafetensorError, safe_open
 
 from lightning_adastate.files import save_tensors
 from lightning_adastate.serve.lane import LaneState
-from lightning_adastate.serve.session import Snapshot
+from lightning_adastate.serve.snapshot import Snapshot
 from lightning_adastate.streaming.pipeline import PixelStreaming
 from lightning_adastate.streaming.state_file import pack_stream_state, unpack_stream_state
 

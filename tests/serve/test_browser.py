@@ -181,6 +181,7 @@ def test_a_branch_shows_the_same_until_its_prompt_and_anchor_change_and_restore_
     page.get_by_role("button", name=re.compile("^Restore chunk")).first.click()
     page.wait_for_function("() => document.querySelectorAll('.lane').length === 1")
     page.get_by_role("button", name="Branch").click()
+    page.locator("[aria-label='Lane B, video']").wait_for()
     wait_for_difference(page, lambda levels: levels < 1.5)
     page.get_by_label("Anchor of lane B").select_option("none")
     page.get_by_text("B: anchor none").wait_for()
