@@ -26,7 +26,7 @@ def main(args: Sequence[str] | None = None) -> int:
     given = resolve_arguments(list(args or ()))
     parser = serve_parser(given)
     parsed = parser.parse_args(given)
-    serving = options_of(parsed)
+    serving = options_of(parser, parsed)
     guard = Guard(serving.host, serving.token)
     with bind(serving.host, serving.port) as bound:
         say(address_of(bound, guard))

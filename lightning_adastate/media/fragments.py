@@ -14,8 +14,14 @@ from torch.nn.functional import pad
 from lightning_adastate.media.video import check_fps, check_picture, to_uint8, upscale
 
 MOVIE = {"movflags": "frag_keyframe+empty_moov+default_base_moof"}
-CODER = {"preset": "superfast", "tune": "zerolatency", "crf": "16", "threads": "1"}
-"""No frame waits for another, and none is shown before it was sent."""
+CODER = {
+    "preset": "superfast",
+    "tune": "zerolatency",
+    "crf": "16",
+    "threads": "1",
+    "sc_threshold": "0",
+}
+"""No frame waits for another. A cut in the picture makes no key frame of its own, which would begin another fragment."""
 
 
 class Fragment(NamedTuple):

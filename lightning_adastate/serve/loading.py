@@ -58,14 +58,13 @@ def names_recipe(args: Sequence[str]) -> bool:
     return False
 
 
-def options_of(parsed: Namespace) -> Serving:
-    """Return the options that were parsed.
-
-    Raises:
-        ValueError: If one is out of range.
-    """
+def options_of(parser: SentenceParser, parsed: Namespace) -> Serving:
+    """Return the options that were parsed; one that is out of range is the parser's error."""
     names = Serving.__init__.__kwdefaults__ or {}
-    return Serving(**{name: parsed[name] for name in names})
+    try:
+        return Serving(**{name: parsed[name] for name in names})
+    except ValueError as error:
+        parser.error(str(error))
 
 
 def build_session(parser: SentenceParser, parsed: Namespace, serving: Serving) -> LiveSession:

@@ -28,7 +28,7 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         bound = socket.create_server((host, port), family=family, backlog=128)
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = (error.strerror or str(error)).partition(" (while")[0]
         raise ValueError(
             f"cannot listen on {host}:{port}: {reason}; `--port 0` takes any that is free"
         ) from error

@@ -83,10 +83,10 @@ def test_chunks_are_made_as_fast_as_they_are_watched():
         viewer = stream.join()
         await chunks(viewer, 1)
         begin, made = time.monotonic(), stream.num_chunks
-        await chunks(viewer, 3)
+        await chunks(viewer, 2)
         return (time.monotonic() - begin) / (stream.num_chunks - made)
 
-    assert run(scene, fps=10) > 0.25  # 3 frames last 0.3 s
+    assert run(scene, fps=4) > 0.7  # 3 frames last 0.75 s
 
 
 def test_a_slow_viewer_loses_the_old_pictures_and_holds_no_more_than_two():

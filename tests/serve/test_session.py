@@ -173,13 +173,17 @@ def test_a_session_in_a_file_goes_on_where_it_stopped(tmp_path):
     assert load_stream_state(path).chunk == 4  # `generate --generation.state_in` takes it
 
 
-def test_a_file_that_is_no_session_is_refused(tmp_path):
-    session = live_toy.session()
+def test_a_file_that_is_no_session_or_of_another_model_is_refused(tmp_path):
+    session, again = live_toy.session(), live_toy.session()
     path = tmp_path / "session.safetensors"
     path.write_bytes(b"nothing")
     with pytest.raises(ValueError, match="cannot read a session"):
         load_session(path, session.modules)
     save_session(path, session.snapshot(), session.modules)
+    with torch.no_grad():
+        next(again.modules["static"].streamer.parameters()).add_(1.0)
+    with pytest.raises(ValueError, match="weights"):
+        load_session(path, again.modules)
     with pytest.raises(ValueError, match="the anchor 'static', and there are only adaptive"):
         load_session(path, {"adaptive": session.modules["adaptive"]})
 
