@@ -45,6 +45,11 @@ async def serving(*, guard=None, stall_seconds=10.0, saved=None, **options):
             await asyncio.wait_for(running, 20)
 
 
+def run(scene):
+    """Play a scene that must come to an end."""
+    return asyncio.run(asyncio.wait_for(scene(), 90))
+
+
 async def fetch(port, path="/", **headers):
     """A plain HTTP request: status and body."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -86,7 +91,7 @@ def test_pages_of_other_origins_and_names_that_lead_here_are_refused():
             assert "<main>" in body
             assert (await fetch(port, "/page/../app.py"))[0] == 404
 
-    asyncio.run(scene())
+    run(scene)
 
 
 def test_beyond_loopback_everybody_needs_the_token():
@@ -113,7 +118,7 @@ def test_beyond_loopback_everybody_needs_the_token():
             assert (await fetch(port, f"/?token={guard.token}"))[0] == 200
             assert not stream.viewers
 
-    asyncio.run(scene())
+    run(scene)
 
 
 def test_the_printed_address_has_the_token():
@@ -152,7 +157,7 @@ def test_a_stalled_viewer_is_dropped_and_harms_nobody():
                     await asyncio.wait_for(healthy.recv(), 5)
             stalled.close()
 
-    asyncio.run(scene())
+    run(scene)
 
 
 @pytest.mark.slow
@@ -185,7 +190,7 @@ def test_two_hundred_connections_leave_nothing_behind():
             tracemalloc.stop()
             return grown
 
-    assert asyncio.run(scene()) < 400_000  # 2 KB each; one chunk is more
+    assert run(scene) < 400_000  # 2 KB each; one chunk is more
 
 
 def test_messages_are_answered_and_what_is_too_long_ends_the_connection():
@@ -220,7 +225,7 @@ def test_messages_are_answered_and_what_is_too_long_ends_the_connection():
                 except websockets.ConnectionClosed as closed:
                     return closed.rcvd.code
 
-    assert asyncio.run(scene()) == 1009
+    assert run(scene) == 1009
 
 
 def test_stopping_the_server_hands_over_where_the_session_stands():
@@ -234,5 +239,5 @@ def test_stopping_the_server_hands_over_where_the_session_stands():
             while not isinstance(await socket_.recv(), bytes):
                 pass
 
-    asyncio.run(scene())
+    run(scene)
     assert saved[0].lanes[0].state.chunk >= 1
