@@ -1,5 +1,6 @@
 """The page in a real browser: what people click and type reaches the stream, and its pictures the screen."""
 
+import math
 import os
 import re
 import shutil
@@ -33,6 +34,7 @@ pytestmark = [
 
 PIXELS = """kind => {
   const canvas = document.querySelector(`[aria-label^="Lane ${kind}, video"]`);
+  if (!canvas) return null;
   const data = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height).data;
   const means = [];
   for (let row = 0; row < 8; row++) for (let column = 0; column < 16; column++) {
@@ -120,8 +122,10 @@ def wait_for_chunk(page, number, lane=0):
 
 
 def difference(page):
-    """How far apart the two lanes' pictures are, in 8-bit levels."""
+    """How far apart the two lanes' pictures are, in 8-bit levels; NaN while the screen still shows one alone."""
     one, two = page.evaluate(PIXELS, "A"), page.evaluate(PIXELS, "B")
+    if one is None or two is None:
+        return math.nan
     return sum(abs(a - b) for a, b in zip(one, two, strict=True)) / len(one)
 
 
