@@ -35,6 +35,7 @@ SMALL_VERBS = {
     "evaluate": "score any videos: motion, consistency and drift; hand them over to VBench",
     "convert": "turn weights of any known format into Wan's, diffusers' or Self-Forcing's",
     "replay": "run another implementation's recorded case through our loop, and compare",
+    "serve": "a page that streams while it generates: prompts, anchors and plots, live",
     "trajectories": "solve a teacher's ODE and store its states, for ODERegression",
     "completion": "print a script that completes verbs and options in bash, zsh or tcsh",
 }

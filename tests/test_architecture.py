@@ -27,7 +27,7 @@ RANKS = (
     ("training",),
     ("generation",),
     ("recipes",),
-    ("memory", "studies"),
+    ("memory", "studies", "serve"),
     ("doctor",),
     ("cli",),
     ("__main__", "__init__"),

@@ -94,12 +94,15 @@ def comparison_config(config: str, overrides: Sequence[str] = ()) -> dict[str, A
     return plain
 
 
-def comparison_parser(*, exit_on_error: bool = True) -> SentenceParser:
+def comparison_parser(
+    *,
+    exit_on_error: bool = True,
+    prog: str = "lightning_adastate compare",
+    description: str = DESCRIPTION,
+) -> SentenceParser:
     """Return the parser of a comparison."""
     import_families()
-    parser = SentenceParser(
-        prog="lightning_adastate compare", description=DESCRIPTION, exit_on_error=exit_on_error
-    )
+    parser = SentenceParser(prog=prog, description=description, exit_on_error=exit_on_error)
     parser.add_argument("-c", "--config", action="config", help="A YAML file: toy/compare.")
     parser.add_class_arguments(StreamModule, "model", sub_configs=True)
     parser.add_class_arguments(PanWorld, "world")

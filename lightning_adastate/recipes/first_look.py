@@ -60,7 +60,12 @@ HELP = ("help", "help_all")
 READS_PARTS = ("layout",)
 """Verbs that leave aside what they do not know in a config."""
 
-EXAMPLES = {"replay": "replay/longlive", "compare": "toy/compare", "ablate": "grids/anchors"}
+EXAMPLES = {
+    "replay": "replay/longlive",
+    "compare": "toy/compare",
+    "ablate": "grids/anchors",
+    "serve": "toy/memory",
+}
 """Shipped recipes of the verbs that do not take a training recipe."""
 
 ONLY_OF = {

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from lightning_adastate.codecs import Codec
+from lightning_adastate.streaming.observer import StepObserver
 from lightning_adastate.streaming.streamer import Streamer
 from lightning_adastate.text import TextEncoder
 from lightning_adastate.types import Chunk, Event, StreamState
@@ -106,12 +107,24 @@ class PixelStreaming:
         return replace(streamer.prefill(state, latents), codec=codec)
 
     @torch.no_grad()
-    def stream(self, state: StreamState, num_chunks: int | None = None) -> Iterator[VideoChunk]:
-        """Yield decoded chunks, endlessly if ``num_chunks`` is ``None``; memory does not grow."""
+    def stream(
+        self,
+        state: StreamState,
+        num_chunks: int | None = None,
+        *,
+        observer: StepObserver | None = None,
+    ) -> Iterator[VideoChunk]:
+        """Yield decoded chunks, endlessly if ``num_chunks`` is ``None``; memory does not grow.
+
+        Args:
+            state: Where it begins.
+            num_chunks: How many chunks.
+            observer: Told of every layout and pass.
+        """
         buffers = self.streamer.new_buffers()
         done = 0
         while num_chunks is None or done < num_chunks:
-            chunk = self.streamer.step(state, buffers=buffers)
+            chunk = self.streamer.step(state, buffers=buffers, observer=observer)
             video, codec = self.codec.decode(chunk.latents_BFCHW, state.codec)
             state = self.reencode(replace(chunk.state, codec=codec), video)
             yield VideoChunk(chunk, video, state)
