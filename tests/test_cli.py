@@ -443,7 +443,10 @@ sys.exit(main(["fit", "--config=base.yaml"]))
 """
 
 
-@pytest.mark.parametrize(("number", "name"), [(2, "jsonargparse"), (15, "lightning")])
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [pytest.param(2, "jsonargparse", marks=pytest.mark.slow), (15, "lightning")],
+)
 def test_a_signal_while_imports_run_ends_the_process_in_one_line(number, name):
     done = in_own_process("-c", SWALLOWS.format(number=number, name=name))
     assert done.returncode == 128 + number

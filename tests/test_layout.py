@@ -220,6 +220,7 @@ def drawer():
     return module
 
 
+@pytest.mark.slow
 def test_the_docs_say_what_the_classes_do():
     """All pages in one test: the table of the index needs what every page needs, and is made once."""
     pages = sorted((DOCS / "mechanisms").glob("*.md"))

@@ -170,7 +170,9 @@ def no_key(key: str, known: Sequence[str], example: str) -> str:
         return f"`{parts[0]}` belongs to `{ONLY_OF[parts[0]]}`; name a recipe of this verb, for example {example}"
     below = [name for name in known if name.startswith(f"{parts[0]}.")]
     hint = nearest(key, below) if parts[0] in heads else nearest(parts[0], heads)
-    return f"there is no option {key!r}{hint}"
+    return (
+        f"there is no option {key!r}{hint or f'; a recipe of this verb is for example {example}'}"
+    )
 
 
 __all__ = ["EXAMPLES", "OPTIONS", "check_first_look", "no_config", "no_key", "no_option"]

@@ -7,6 +7,7 @@ import torch
 
 from lightning_adastate.__main__ import main
 from lightning_adastate.codecs import WanCodec
+from lightning_adastate.codecs.latent_scale import LatentScale
 from lightning_adastate.memory import Phase, Shape, plan
 from lightning_adastate.memory.hollow import rehearsing
 from lightning_adastate.memory.live import LiveBytes, tensor_bytes
@@ -111,8 +112,7 @@ def test_wans_vae_takes_what_a_real_one_does(path):
     small = UnreadWanCodec(path=path)
     sizes = {"base_dim": 8, "num_res_blocks": 1}
     real = copy.copy(small)
-    real._modules = dict(small._modules)
-    real._buffers = {name: torch.zeros(1, 1, 16, 1, 1) for name in small._buffers}
+    real._modules = {**small._modules, "scale": LatentScale([0.0] * 16, [1.0] * 16)}
     real.vae = autoencoder(**sizes).eval()
     with torch.device("meta"):
         small.vae = autoencoder(**sizes)

@@ -256,6 +256,7 @@ def test_bad_options_are_refused(build, message):
         build()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("build", [flow_matching, causal])
 def test_training_lowers_the_loss(tmp_path, build):
     class Loss(Callback):
