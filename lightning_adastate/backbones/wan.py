@@ -238,10 +238,10 @@ class WanTransformer(Backbone):
         return self.blocks  # type: ignore[return-value]
 
     def _patchify(self, latents_BFCHW: Tensor) -> Tensor:
-        dtype = self.patch_embedding.weight.dtype
-        video_BCFHW = rearrange(latents_BFCHW, "b f c h w -> b c f h w").to(dtype)
-        tokens: Tensor = self.patch_embedding(video_BCFHW)
-        return rearrange(tokens, "b e f h w -> b (f h w) e")
+        video = rearrange(latents_BFCHW, "b f c h w -> b c f h w").to(self.patch_embedding.weight)
+        tokens = rearrange(self.patch_embedding(video), "b e f h w -> (b f h w) e")
+        # In the blocks' own layout, strides of a batch of one included: the first layer needs no graph of its own.
+        return tokens.contiguous().unflatten(0, (len(latents_BFCHW), -1))
 
     def _unpatchify(self, patches_BSO: Tensor, frames: int, grid: tuple[int, int]) -> Tensor:
         return rearrange(

@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
 from lightning_adastate.data.video_names import SUFFIXES
-from lightning_adastate.evaluation.video_scores import ScoredVideo, VideoScorer
 from lightning_adastate.media.reading import VideoInfo, probe_video, read_pieces
 from lightning_adastate.metrics.video_recorder import MIN_FRAMES
+
+if TYPE_CHECKING:
+    from lightning_adastate.evaluation.video_scores import ScoredVideo, VideoScorer
 
 
 @dataclass(frozen=True)
