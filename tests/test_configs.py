@@ -129,7 +129,7 @@ def test_an_ablation_goes_on_top_of_a_recipe(name, capsys):
 
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(n, marks=[] if "smoke" in n else [pytest.mark.slow]) for n in GRIDS],
+    [pytest.param(n, marks=[] if "smoke" in n else [pytest.mark.nightly]) for n in GRIDS],
 )
 def test_every_cell_of_a_grid_parses(name, tmp_path):
     study = load_study(str(ROOT / name), ["--seeds=[0]"], output=tmp_path)

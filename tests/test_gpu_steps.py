@@ -186,8 +186,13 @@ def test_the_shell_refuses_what_is_no_step(argument):
     assert f"give a step from 1 to 6, or prepare; got '{argument}'" in done.stderr
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("step", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(2, marks=pytest.mark.slow),
+        *(pytest.param(step, marks=pytest.mark.nightly) for step in (1, 3, 4, 5, 6)),
+    ],
+)
 def test_every_step_runs_at_toy_size_and_the_report_refuses_it(
     script, tmp_path, monkeypatch, step
 ):

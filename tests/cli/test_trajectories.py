@@ -252,8 +252,13 @@ def test_a_mistake_is_one_sentence_and_leaves_nothing(mistake, capsys):
 # -- the whole way --------------------------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("frame_wise", [False, True])
+@pytest.mark.parametrize(
+    "frame_wise",
+    [
+        pytest.param(False, marks=pytest.mark.slow),
+        pytest.param(True, marks=pytest.mark.nightly),
+    ],
+)
 def test_the_recipes_run_from_trajectories_to_a_stream(frame_wise):
     chunk = ["--model.schedule.chunk_frames=1"] if frame_wise else []
     size = ["--model.backbone.num_layers=1", "--model.weights=weights.safetensors"]

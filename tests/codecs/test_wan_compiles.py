@@ -8,7 +8,7 @@ from torch._dynamo.testing import CompileCounter
 from lightning_adastate.codecs import wan_fast
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_the_whole_decoder_is_compiled_once_for_all_chunks_behind_the_first():
     """Without graph breaks: the first chunk has one picture for its first latent, and must leave no trace of it."""
     torch._dynamo.reset()
