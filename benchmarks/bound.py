@@ -92,13 +92,15 @@ def geometry_of(backbone: WanTransformer, latent: tuple[int, int, int]) -> Geome
 def steady_flops(geometry: Geometry, chunk: ChunkLayout) -> float:
     """Return the operations of a chunk of a full window.
 
-    Prompt and times are embedded once per stream, so they are not counted (they are in `costs.chunk_flops`).
+    Prompt and times are embedded once per stream, so they are not counted (they are in `operations.chunk_flops`). A
+    clean pass has to reach the last layer's keys and values, and no further.
     """
     total = 0.0
     for seen in chunk.passes:
-        one = pass_flops(geometry, seen.num_queries, seen.num_keys)
+        clean = seen.kind == "commit"
+        one = pass_flops(geometry, seen.num_queries, seen.num_keys, kv_only=clean)
         values = seen.num_queries * geometry.tokens * geometry.patch_values
-        patches = 2 * 2 * values * geometry.dim  # in and out
+        patches = (1 if clean else 2) * 2 * values * geometry.dim  # in and out
         each = one.linear + one.self_attention + one.cross_attention + patches
         total += len(seen.timesteps) * each
     return total

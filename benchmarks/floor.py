@@ -51,16 +51,22 @@ class Floor:
     def stream(self) -> Iterator[Tensor]:
         """Yield what the last layer makes, chunk after chunk."""
         while True:
-            for _ in self.passes:
-                out = self.forward()
+            for one in self.passes:
+                out = self.forward(kv_only=one.kind == "commit")
             yield out
 
-    def forward(self) -> Tensor:
-        """Run one pass. Every layer gets the same input: what it makes is of no use to the next."""
+    def forward(self, *, kv_only: bool = False) -> Tensor:
+        """Run one pass. Every layer gets the same input: what it makes is of no use to the next.
+
+        A clean pass ends at the last layer's keys and values.
+        """
         model, x = self.model, self.x_BSE
         model.patch_embedding(self.latents)
         for layer, block in enumerate(model._blocks()):
             own, cross = block.self_attn, block.cross_attn
+            if kv_only and layer + 1 == model.num_layers:
+                own.k(x)
+                return own.v(x)
             query, _, _ = (own._heads(part(x)) for part in (own.q, own.k, own.v))
             mixed = attend(query, *self.window_BKND, mask=None, kernels=own.kernels)
             own.o(mixed.flatten(2))

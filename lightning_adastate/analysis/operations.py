@@ -95,24 +95,30 @@ class Flops(NamedTuple):
         return sum(self)
 
 
-def pass_flops(geometry: Geometry, query_frames: float, key_frames: float) -> Flops:
+def pass_flops(
+    geometry: Geometry, query_frames: float, key_frames: float, *, kv_only: bool = False
+) -> Flops:
     """Return what one pass costs whose prompt's keys and values are cached.
 
     Args:
         geometry: Sizes.
         query_frames: Frames it computes.
         key_frames: Frames it attends to, its own counted in.
+        kv_only: It ends at the last layer's keys and values.
     """
     dim, layers = geometry.dim, geometry.num_layers
+    whole = layers - 1 if kv_only else layers
     queries, keys = query_frames * geometry.tokens, key_frames * geometry.tokens
     weights = 4 * dim * dim + 2 * dim * dim + 2 * dim * geometry.ffn_dim
     times = query_frames * (geometry.freq_dim * dim + dim * dim + 6 * dim * dim)
     text = geometry.text_tokens * (geometry.text_dim * dim + dim * dim)
     return Flops(
-        linear=layers * 2 * queries * weights,
-        self_attention=layers * 4 * queries * keys * dim,
-        cross_attention=layers * 4 * queries * geometry.text_tokens * dim,
-        embedding=2 * (2 * queries * geometry.patch_values * dim) + 2 * times + 2 * text,
+        linear=2 * queries * (whole * weights + (layers - whole) * 2 * dim * dim),
+        self_attention=whole * 4 * queries * keys * dim,
+        cross_attention=whole * 4 * queries * geometry.text_tokens * dim,
+        embedding=(1 if kv_only else 2) * (2 * queries * geometry.patch_values * dim)
+        + 2 * times
+        + 2 * text,
     )
 
 
