@@ -239,7 +239,7 @@ class WanTransformer(Backbone):
 
     def _patchify(self, latents_BFCHW: Tensor) -> Tensor:
         video = rearrange(latents_BFCHW, "b f c h w -> b c f h w").to(self.patch_embedding.weight)
-        tokens = rearrange(self.patch_embedding(video), "b e f h w -> (b f h w) e")
+        tokens: Tensor = rearrange(self.patch_embedding(video), "b e f h w -> (b f h w) e")
         # In the blocks' own layout, strides of a batch of one included: the first layer needs no graph of its own.
         return tokens.contiguous().unflatten(0, (len(latents_BFCHW), -1))
 
