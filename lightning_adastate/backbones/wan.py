@@ -241,7 +241,7 @@ class WanTransformer(Backbone):
         video = rearrange(latents_BFCHW, "b f c h w -> b c f h w").to(self.patch_embedding.weight)
         tokens: Tensor = rearrange(self.patch_embedding(video), "b e f h w -> (b f h w) e")
         # In the blocks' own layout, strides of a batch of one included: the first layer needs no graph of its own.
-        return tokens.contiguous().unflatten(0, (len(latents_BFCHW), -1))
+        return tokens.contiguous().view(len(latents_BFCHW), -1, tokens.shape[1])
 
     def _unpatchify(self, patches_BSO: Tensor, frames: int, grid: tuple[int, int]) -> Tensor:
         return rearrange(
